@@ -1,0 +1,186 @@
+"""`Activations`: the stream of activations a coder trains on.
+
+The stream is a pure function of (model, corpus, sites, seed, position). Windows of the corpus are visited in a seeded
+order, in blocks; a block is harvested by one pass of the model that stops at the last hook needed, its rows are
+shuffled, and they are served one batch after another, across the borders of blocks. BOS and padding are left out.
+A resumed run harvests its current block again and goes on at the same row.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from .corpus import Corpus
+from .files import replacing
+from .hooks import Site, capture, model_record
+
+HELD_OUT_SHARE = 1 / 32  # of the windows: for calibration and the curves of a run, never in the stream
+FORWARD_WINDOWS = 16
+
+
+class Batch(NamedTuple):
+    """Rows of a site: what the coder reads, and what it is to reconstruct."""
+
+    x: Float[Tensor, "rows d_in"]
+    y: Float[Tensor, "rows d_out"]
+
+
+class Activations:
+    """Activations at `site` of `model` over `corpus`: `tokens` rows, then the same windows again in a new order.
+
+    `site`: a Site; a list of sites is pooled, each row from one of them. `block`: rows that are held and shuffled
+    together. `cache`: a folder that keeps harvested blocks, so that a second run does not need the model.
+
+    Raises ValueError for an unknown hook, another tokenizer's corpus, sites of different width, a corpus too short to
+    hold any windows back, and activations that are not finite; OSError when the cache cannot be written.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        site: Site | str | Sequence[Site],
+        corpus: Corpus,
+        tokens: int | None = None,
+        *,
+        seed: int = 0,
+        block: int = 65_536,
+        cache: str | os.PathLike | None = None,
+    ) -> None:
+        sites = [site] if isinstance(site, Site | str) else list(site)
+        self.sites = [Site(s) if isinstance(s, str) else s for s in sites]
+        self.model, self.corpus, self.seed = model, corpus, seed
+        corpus.check_model(model)
+        self.d_in, self.d_out = _common_widths(model, self.sites)
+        rows = corpus.mask.sum(1) * len(self.sites)
+        self._train, self._held_out = _split(rows, tokens, seed)
+        self._rows = rows
+        self._per_block = max(1, int(block / max(1.0, rows[self._train].mean())))
+        self.cache = None if cache is None else _opened(Path(cache), self._fingerprint())
+
+    def __repr__(self) -> str:
+        names = ", ".join(site.name for site in self.sites)
+        return f"Activations({names}; {len(self):,} tokens of width {self.d_in}, seed {self.seed})"
+
+    def __len__(self) -> int:
+        """Rows in one pass over the windows."""
+        return int(self._rows[self._train].sum())
+
+    @property
+    def site(self) -> Site:
+        """The site a coder trained here belongs to; the first one where several are pooled."""
+        return self.sites[0]
+
+    def batches(self, size: int, start: int = 0) -> Iterator[Batch]:
+        """Batches of `size` rows from row `start` of the stream on, without end."""
+        left: list[Batch] = []
+        held = 0
+        for block in self._blocks(start):
+            left.append(block)
+            held += len(block.x)
+            while held >= size:
+                joined = Batch(*(torch.cat(parts) if len(parts) > 1 else parts[0] for parts in zip(*left, strict=True)))
+                yield Batch(joined.x[:size], joined.y[:size])
+                left, held = [Batch(joined.x[size:], joined.y[size:])], held - size
+
+    def held_out(self, rows: int) -> Batch:
+        """About `rows` rows that the stream never serves; the same ones at every call."""
+        per_window = self._rows[self._held_out].mean()
+        batch = self._harvest(self._held_out[: max(1, int(np.ceil(rows / per_window)))])
+        return Batch(batch.x[:rows], batch.y[:rows])
+
+    def _blocks(self, start: int) -> Iterator[Batch]:
+        """The blocks of the stream, the first one without the rows before `start`."""
+        epoch, skip = divmod(start, len(self))
+        while True:
+            order = np.random.default_rng([self.seed, epoch]).permutation(self._train)
+            for i in range(0, len(order), self._per_block):
+                windows = order[i : i + self._per_block]
+                rows = int(self._rows[windows].sum())
+                if skip >= rows:
+                    skip -= rows
+                    continue
+                block = self._block(windows, epoch, i)
+                shuffled = np.random.default_rng([self.seed, epoch, i]).permutation(rows)[skip:]
+                index = torch.from_numpy(shuffled)
+                x = block.x[index]
+                yield Batch(x, x if block.y is block.x else block.y[index])
+                skip = 0
+            epoch += 1
+
+    def _block(self, windows: Int[np.ndarray, " n"], epoch: int, i: int) -> Batch:
+        if self.cache is None:
+            return self._harvest(windows)
+        shard = self.cache / f"{epoch:03d}-{i:07d}.safetensors"
+        try:
+            found = load_file(shard)
+            return Batch(found["x"], found.get("y", found["x"]))
+        except (FileNotFoundError, SafetensorError):
+            block = self._harvest(windows)
+            with replacing(shard) as temporary:
+                save_file({"x": block.x} if block.y is block.x else block._asdict(), temporary)
+            return block
+
+    @torch.no_grad()
+    def _harvest(self, windows: Int[np.ndarray, " n"]) -> Batch:
+        """Every row of these windows at every site, in order."""
+        xs, ys = [], []
+        for i in range(0, len(windows), FORWARD_WINDOWS):
+            chosen = np.sort(windows[i : i + FORWARD_WINDOWS])
+            mask = torch.from_numpy(self.corpus.mask[chosen])
+            seen = capture(self.model, self.corpus.tokens[torch.from_numpy(chosen)], *self.sites)
+            for site in self.sites:
+                xs.append(site.inputs(seen)[mask])
+                if site.writes != site.reads:
+                    ys.append(site.targets(seen)[mask])
+        x = _finite(torch.cat(xs), self.sites)
+        return Batch(x, _finite(torch.cat(ys), self.sites) if ys else x)
+
+    def _fingerprint(self) -> str:
+        about = [model_record(self.model), self.corpus.fingerprint, [s.name for s in self.sites], self._per_block]
+        windows = hashlib.sha256(self.corpus.tokens[torch.from_numpy(self._train)].numpy()).hexdigest()
+        return hashlib.sha256(json.dumps([*about, self.seed, windows]).encode()).hexdigest()[:16]
+
+
+def _common_widths(model: Any, sites: list[Site]) -> tuple[int, int]:
+    widths = {site.name: site.check(model) for site in sites}
+    if len(set(widths.values())) > 1:
+        raise ValueError(f"pooled sites must have the same width; these have {widths}")
+    return next(iter(widths.values()))
+
+
+def _split(rows: Int[np.ndarray, " windows"], tokens: int | None, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """(windows of the stream, windows held out), both in a seeded order; the stream has just `tokens` rows or more."""
+    order = np.random.default_rng(seed).permutation(np.flatnonzero(rows))
+    if len(order) < 2:
+        raise ValueError(f"a corpus of {len(order)} windows with text; at least 2 are needed, one of them held out")
+    n = max(1, int(len(order) * HELD_OUT_SHARE))
+    held_out, train = order[:n], order[n:]
+    if tokens is not None:
+        if tokens < 1:
+            raise ValueError(f"tokens={tokens}: give a positive number, or None for the whole corpus")
+        train = train[: int(np.searchsorted(rows[train].cumsum(), tokens)) + 1]
+    return train, held_out
+
+
+def _finite(x: Tensor, sites: list[Site]) -> Tensor:
+    if not bool(torch.isfinite(x.sum())) and not bool(torch.isfinite(x).all()):
+        bad = int((~torch.isfinite(x)).any(1).sum())
+        names = ", ".join(site.name for site in sites)
+        raise ValueError(f"{bad} of {len(x)} activations at {names} are NaN or infinite; load the model in float32")
+    return x.float()
+
+
+def _opened(folder: Path, fingerprint: str) -> Path:
+    folder = folder / fingerprint
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder

@@ -1,0 +1,9 @@
+"""How every shipped asset and every measured number was made: runnable, seeded, resumable.
+
+Run in this order; each step says what it needs and writes under `build/`:
+
+    python -m saekit.recipes.tokenizer      the byte-level BPE of 4,096 tokens
+    python -m saekit.recipes.model          the language model (hours; resumes where it was)
+    python -m saekit.recipes.coder          the shipped coders
+    python -m saekit.recipes.measure        assets/measured.json
+"""
