@@ -1,8 +1,8 @@
 """Look inside language models with sparse autoencoders. `import saekit as sk`; this page is the table of contents."""
 
 from .activations import Activations as Activations
-from .codes import Codes as Codes
 from .coder import SparseCoder as SparseCoder
+from .codes import Codes as Codes
 from .corpus import Corpus as Corpus
 from .corpus import Text as Text
 from .corpus import load_corpus as load_corpus

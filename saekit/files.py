@@ -20,13 +20,15 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     except OSError as error:
-        raise OSError(error.errno, f"cannot write {str(path)!r}: {error.strerror}; choose a folder you can write to") from error
+        raise OSError(
+            error.errno, f"cannot write {str(path)!r}: {error.strerror}; choose a folder you can write to"
+        ) from error
     os.close(handle)
     try:
         yield Path(name)
-        with open(name, "rb+") as written:
+        with Path(name).open("rb+") as written:
             os.fsync(written.fileno())
-        os.replace(name, path)
+        Path(name).replace(path)
     except (OSError, SafetensorError) as error:  # the second is what safetensors makes of a full disk
         raise OSError(f"{str(path)!r} was not written, what was there is kept: {error}") from error
     finally:

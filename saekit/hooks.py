@@ -78,7 +78,7 @@ def _locate(name: str | os.PathLike) -> str:
         raise ValueError(f"no folder {str(name)!r}; give an existing folder, a hub name such as 'gpt2', or None")
     from huggingface_hub import try_to_load_from_cache
 
-    if not _hub_answers() and not isinstance(try_to_load_from_cache(name, "config.json"), str):
+    if not hub_answers() and not isinstance(try_to_load_from_cache(name, "config.json"), str):
         raise ValueError(
             f"{name!r} is no local folder, is not in the Hugging Face cache, and the hub does not answer: "
             "connect to a network and restart, give a local folder, or use the model that ships: load_model()"
@@ -87,7 +87,7 @@ def _locate(name: str | os.PathLike) -> str:
 
 
 @cache
-def _hub_answers(timeout: float = 2.0) -> bool:
+def hub_answers(timeout: float = 2.0) -> bool:
     """Asked once per process. When it does not, Hugging Face is told, which would otherwise retry for 45 s."""
     from huggingface_hub import constants
 
@@ -302,7 +302,7 @@ def splice(
     if len(edits) != len(placed):
         raise ValueError(f"{len(edits)} edits for {len(placed)} coders; give one for each, None to leave one as it is")
     for (site, coder), its_edit in zip(placed, edits, strict=True):
-        _check_fit(model, site, coder, writes=its_edit is not None or leaf or not keep_error)
+        check_fit(model, site, coder, writes=its_edit is not None or leaf or not keep_error)
     splicer = _Splicer(model, placed, edits, where, keep_error, leaf)
     with model.hooks(splicer.hooks()):
         yield splicer.passes
@@ -310,7 +310,11 @@ def splice(
         raise RuntimeError(f"a forward pass ran, but {sorted(silent)} did not fire in it: did it stop early?")
 
 
-def _check_fit(model: Any, site: Site | None, coder: Any, writes: bool) -> None:
+def check_fit(model: Any, site: Site | None, coder: Any, writes: bool = False) -> None:
+    """Raise ValueError, with both values, unless `coder` belongs at `site` of this `model`: site, widths, processing.
+
+    With `writes`, also when the site writes before it has read.
+    """
     if site is None:
         raise ValueError("the coder has no site; give {Site(...): coder}")
     if coder.site not in (None, site):

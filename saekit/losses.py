@@ -13,8 +13,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from .codes import Codes, decode, encode
 from .coder import SparseCoder
+from .codes import Codes, decode, encode
 from .nonlinearity import largest_per_row
 
 Schedule = Callable[[float], float]

@@ -113,13 +113,17 @@ def train(
             if done >= steps or interrupted.is_set():
                 break
             batch = Batch(batch.x * scale.x, batch.y * scale.y)
-            if not all([learner.step(batch, done, plan["precision"] == "bfloat16") for learner in learners]):
-                warnings.warn(f"the loss is not finite at step {done}; stopped with what was learned before", stacklevel=2)
+            finite = [learner.step(batch, done, plan["precision"] == "bfloat16") for learner in learners]
+            if not all(finite):
+                warnings.warn(
+                    f"the loss is not finite at step {done}; stopped with what was learned before", stacklevel=2
+                )
                 break
             done += 1
             bar.update()
             bar.set_postfix({k: f"{v:.3g}" for k, v in learners[0].row.items() if k in ("fvu", "l0", "dead")})
-            if on_step and any([on_step(Moment(done, steps, r.row, r.coder)) for r in learners]):
+            wants_stop = [on_step(Moment(done, steps, r.row, r.coder)) for r in learners] if on_step else []
+            if any(wants_stop):
                 break
             if saved:
                 saved.maybe(learners, done, plan)
@@ -148,7 +152,7 @@ class _Learner:
     def begin(self, sample: Batch) -> None:
         """b_pre and b_dec from data: the geometric median; for a transcoder the means."""
         self.coder.train()
-        if sample.y is sample.x or self.coder.d_in == self.coder.d_out and torch.equal(sample.x, sample.y):
+        if sample.y is sample.x or (self.coder.d_in == self.coder.d_out and torch.equal(sample.x, sample.y)):
             self.coder.b_pre.copy_(geometric_median(sample.x))
             self.coder.b_dec.copy_(self.coder.b_pre)
         else:
@@ -226,7 +230,7 @@ def _check(coders: list, objectives: list, acts: Activations, batch_size: int, s
                 f"has width {acts.d_in} to {acts.d_out}; make the coder with these widths"
             )
         if coder.site is not None:
-            raise ValueError(f"this coder is finished (trained at {coder.site.name!r}); train a new one, or a deepcopy with site=None")
+            raise ValueError(f"this coder is finished (trained at {coder.site.name!r}); train a new one")
     if batch_size < 1 or (steps is not None and steps < 1):
         raise ValueError(f"batch_size={batch_size}, steps={steps}: both must be at least 1")
 
@@ -318,7 +322,9 @@ class _Checkpoint:
         if header["settings"] != self.settings:
             raise ValueError(f"{str(self.path)!r} is of a run with {header['settings']}, this one has {self.settings}")
         for i, learner in enumerate(learners):
-            _restore(learner, {k.removeprefix(f"{i}."): t for k, t in tensors.items() if k.startswith(f"{i}.")}, self.path)
+            _restore(
+                learner, {k.removeprefix(f"{i}."): t for k, t in tensors.items() if k.startswith(f"{i}.")}, self.path
+            )
             learner.history = header["history"][i]
             learner.row = learner.history[-1] if learner.history else {}
         return header["done"], header["plan"]
@@ -343,6 +349,8 @@ def _restore(learner: _Learner, state: dict[str, Tensor], path: Path) -> None:
         keys = [k for k in ("step", "exp_avg", "exp_avg_sq") if f"adam.{k}.{name}" in state]
         # empty_like keeps the memory layout of the parameter, which the fused step needs
         learner.optimizer.state[parameter] = {
-            k: state[f"adam.{k}.{name}"] if k == "step" else torch.empty_like(parameter).copy_(state[f"adam.{k}.{name}"])
+            k: state[f"adam.{k}.{name}"]
+            if k == "step"
+            else torch.empty_like(parameter).copy_(state[f"adam.{k}.{name}"])
             for k in keys
         }

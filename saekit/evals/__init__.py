@@ -1,3 +1,3 @@
-"""Is it any good? Each evaluation is `f(model, coder, ...) -> dict` of floats, with `n`, and intervals where it samples."""
+"""Is it any good? Each is `f(model, coder, ...) -> dict` of floats, with `n` and, where it samples, intervals."""
 
 from .fidelity import fidelity as fidelity

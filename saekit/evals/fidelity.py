@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from ..coder import SparseCoder
 from ..corpus import Corpus
-from ..hooks import capture, splice
+from ..hooks import capture, check_fit, splice
 
 WINDOWS = 8  # per forward pass
 BOOTSTRAPS = 1_000
@@ -32,15 +32,28 @@ def fidelity(
 
     Raises ValueError when the corpus is of another tokenizer, or the coder of another site, width or model.
     """
-    corpus.check_model(model)
+    _check(model, coder, corpus)
     chosen = _windows(corpus, tokens, seed)
     sums = [_window_sums(model, coder, corpus, chosen[i : i + WINDOWS]) for i in range(0, len(chosen), WINDOWS)]
     mean = sum(s["y_sum"] for s in sums) / sum(s["n"].sum() for s in sums)
-    ablated = [_ablated_losses(model, coder, corpus, chosen[i : i + WINDOWS], mean) for i in range(0, len(chosen), WINDOWS)]
+    ablated = [
+        _ablated_losses(model, coder, corpus, chosen[i : i + WINDOWS], mean) for i in range(0, len(chosen), WINDOWS)
+    ]
     per_window = {k: np.concatenate([s[k] for s in sums]) for k in sums[0] if k not in ("y_sum", "on")}
     per_window |= {k: np.concatenate([s[k] for s in ablated]) for k in ablated[0]}
     on = sum(s["on"] for s in sums)
-    return _scores(per_window, mean) | _spread(on, int(per_window["n"].sum())) | _intervals(per_window, mean, seed)
+    scores = _scores(per_window, mean) | _spread(on, int(per_window["n"].sum())) | _intervals(per_window, mean, seed)
+    return {name: float(value) for name, value in scores.items()}
+
+
+def _check(model: Any, coder: SparseCoder, corpus: Corpus) -> None:
+    corpus.check_model(model)
+    check_fit(model, coder.site, coder)
+    if coder.tokenizer not in (None, corpus.fingerprint):
+        raise ValueError(
+            f"the coder was trained on text of tokenizer {coder.tokenizer}, the corpus is of {corpus.fingerprint}; "
+            "load the model it was trained on"
+        )
 
 
 def _windows(corpus: Corpus, tokens: int, seed: int) -> Int[np.ndarray, " n"]:
@@ -71,7 +84,8 @@ def _window_sums(model: Any, coder: SparseCoder, corpus: Corpus, windows: np.nda
     return {
         "n": total(torch.ones(len(y))), "sse": total((y - y_hat).square().sum(1)), "ss": total(y.square().sum(1)),
         "y_dot": torch.zeros(len(tokens), y.shape[1]).double().index_add(0, window, y).numpy(),
-        "cosine": total(F.cosine_similarity(y, y_hat)), "l2_ratio": total(y_hat.norm(dim=1) / y.norm(dim=1).clamp(min=1e-8)),
+        "cosine": total(F.cosine_similarity(y, y_hat)),
+        "l2_ratio": total(y_hat.norm(dim=1) / y.norm(dim=1).clamp(min=1e-8)),
         "l0": total(codes.on().offsets.diff()), "on": codes.counts().numpy(), "y_sum": y.sum(0).numpy(),
     } | _losses(model, coder, tokens, mask)  # fmt: skip
 
@@ -94,7 +108,9 @@ def _ce(log_probs: Float[Tensor, "batch pos vocab"], tokens: Tensor, predicts: T
 
 
 @torch.no_grad()
-def _ablated_losses(model: Any, coder: SparseCoder, corpus: Corpus, windows: np.ndarray, mean: np.ndarray) -> dict[str, np.ndarray]:
+def _ablated_losses(
+    model: Any, coder: SparseCoder, corpus: Corpus, windows: np.ndarray, mean: np.ndarray
+) -> dict[str, np.ndarray]:
     tokens, mask = _batch(corpus, windows)
     losses = {}
     for name, value in (("ce_zero", np.zeros_like(mean)), ("ce_mean", mean)):
@@ -120,7 +136,7 @@ def _scores(sums: dict[str, np.ndarray], mean: np.ndarray) -> dict[str, float]:
     n, m = sums["n"].sum(), sums["m"].sum()
     scores = {k: sums[k].sum() / n for k in ("cosine", "l2_ratio", "l0")}
     scores |= {k: sums[k].sum() / m for k in ("ce", "ce_coder", "ce_zero", "ce_mean", "kl")}
-    return {"fvu": _fvu(sums, mean), **scores, **_recovered(scores), "n": float(n)}
+    return {"fvu": _fvu(sums, mean), **scores, **_recovered(scores), "n": n}
 
 
 def _recovered(ce: dict[str, float]) -> dict[str, float]:
@@ -133,12 +149,12 @@ def _recovered(ce: dict[str, float]) -> dict[str, float]:
 def _fvu(sums: dict[str, np.ndarray], mean: np.ndarray) -> float:
     """The variance about one fixed mean: `sum |y - mean|^2 = sum |y|^2 - 2 mean . sum y + n |mean|^2`."""
     variance = sums["ss"].sum() - 2 * sums["y_dot"].sum(0) @ mean + sums["n"].sum() * (mean @ mean)
-    return float(sums["sse"].sum() / variance)
+    return sums["sse"].sum() / variance
 
 
 def _spread(on: Int[np.ndarray, " d_sae"], n: int) -> dict[str, float]:
     density = on / n
-    return {"dense": float((density > 0.1).mean()), "dead": float((on == 0).mean())}
+    return {"dense": (density > 0.1).mean(), "dead": (on == 0).mean()}
 
 
 def _intervals(sums: dict[str, np.ndarray], mean: np.ndarray, seed: int) -> dict[str, float]:

@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 
 from ..coder import SparseCoder
-from ..hooks import model_record
+from ..hooks import hub_answers, model_record
 from . import own
 
 SHIPPED = Path(__file__).parent.parent / "assets" / "coders"
@@ -55,6 +55,7 @@ def _download(name: str) -> Path:
     repo, _, path = rest.partition("/")
     if not (owner and repo and path):
         raise ValueError(f"{name!r}: write hf:owner/repo/path/of/the/file")
+    hub_answers()  # if it does not, only its cache is asked
     try:
         return Path(hf_hub_download(f"{owner}/{repo}", path if path.endswith(SUFFIX) else path + SUFFIX))
     except (LocalEntryNotFoundError, HfHubHTTPError) as error:

@@ -63,7 +63,9 @@ def card(path: Path) -> dict[str, Any]:
     """What a table says of a file, without reading its tensors."""
     header, _ = _open(path, tensors=False)
     site = header["site"] and Site(*(_site_part(header["site"][k]) for k in ("read", "write"))).name
-    kind = ", ".join([header["nonlinearity"]["kind"], *(f"{k}={v}" for k, v in header["nonlinearity"].items() if k != "kind")])
+    kind = ", ".join(
+        [header["nonlinearity"]["kind"], *(f"{k}={v}" for k, v in header["nonlinearity"].items() if k != "kind")]
+    )
     return {
         "model": (header["model"] or {}).get("name"), "site": site, "nonlinearity": kind,
         "d_in": header["d_in"], "d_sae": header["d_sae"], "MB": round(path.stat().st_size / 1e6, 2),
@@ -81,7 +83,9 @@ def _header(coder: SparseCoder) -> dict[str, Any]:
 
 def _kind(nonlinearity: nn.Module) -> dict[str, Any]:
     kind = {cls: name for name, cls in KINDS.items()}[type(nonlinearity)]
-    return {"kind": kind} | {k: getattr(nonlinearity, k) for k in ("k", "along", "bandwidth") if hasattr(nonlinearity, k)}
+    return {"kind": kind} | {
+        k: getattr(nonlinearity, k) for k in ("k", "along", "bandwidth") if hasattr(nonlinearity, k)
+    }
 
 
 def _nonlinearity(header: dict[str, Any], path: Path) -> nn.Module:
@@ -103,10 +107,16 @@ def _open(path: Path, tensors: bool = True) -> tuple[dict[str, Any], dict[str, T
             metadata = file.metadata() or {}
             found = {name: file.get_tensor(name).float() for name in file.keys()} if tensors else {}  # noqa: SIM118
     except SafetensorError as error:
-        raise ValueError(f"{str(path)!r} is not a whole safetensors file ({error}); copy or download it again") from error
+        raise ValueError(
+            f"{str(path)!r} is not a whole safetensors file ({error}); copy or download it again"
+        ) from error
     if "saekit" not in metadata:
-        raise ValueError(f"{str(path)!r} has no saekit header (found {sorted(metadata) or 'none'}); was it written by sk.save?")
+        raise ValueError(
+            f"{str(path)!r} has no saekit header (found {sorted(metadata) or 'none'}); was it written by sk.save?"
+        )
     header = json.loads(metadata["saekit"])
     if header["format"] > FORMAT:
-        raise ValueError(f"{str(path)!r} has format {header['format']}, this version reads up to {FORMAT}; update saekit")
+        raise ValueError(
+            f"{str(path)!r} has format {header['format']}, this version reads up to {FORMAT}; update saekit"
+        )
     return header, found

@@ -1,6 +1,6 @@
 """How every shipped asset and every measured number was made: runnable, seeded, resumable.
 
-Run in this order; each step says what it needs and writes under `build/`:
+Run in this order; each step says what it needs and writes under `runs/`:
 
     python -m saekit.recipes.tokenizer      the byte-level BPE of 4,096 tokens
     python -m saekit.recipes.model          the language model (hours; resumes where it was)

@@ -1,6 +1,6 @@
 """Train `tiny-python`: a GPT-2 of 4 layers, width 256, 8 heads, context 256, on the text of `recipes/text.py`.
 
-    python -m saekit.recipes.model [--tokens 26_000_000] [--out build/model]
+    python -m saekit.recipes.model [--tokens 26_000_000] [--out runs/model]
 
 Matrices inside the blocks are trained by Muon, the rest by AdamW; the rate warms up, stays, and falls linearly over
 the second half. Every window is the BOS token and 255 tokens of the stream; which window comes when is a function of
@@ -11,7 +11,6 @@ import argparse
 import csv
 import json
 import math
-import os
 import random
 import time
 from pathlib import Path
@@ -129,7 +128,7 @@ def train(model: GPT2LMHeadModel, tokens: np.ndarray, total: int, out: Path, bat
 def checkpoint(model: GPT2LMHeadModel, opts: list[torch.optim.Optimizer], step: int, out: Path) -> None:
     temporary = out / "checkpoint.tmp"
     torch.save({"step": step, "model": model.state_dict(), "opts": [o.state_dict() for o in opts]}, temporary)
-    os.replace(temporary, out / "checkpoint.pt")
+    temporary.replace(out / "checkpoint.pt")
 
 
 def restore(model: GPT2LMHeadModel, opts: list[torch.optim.Optimizer], out: Path) -> int:
@@ -157,8 +156,8 @@ if __name__ == "__main__":
     parser.add_argument("--tokens", type=int, default=26_000_000)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--tokenizer", default="build/tokenizer")
-    parser.add_argument("--out", type=Path, default=Path("build/model"))
+    parser.add_argument("--tokenizer", default="runs/tokenizer")
+    parser.add_argument("--out", type=Path, default=Path("runs/model"))
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(args.seed)

@@ -15,10 +15,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-HELD_OUT = (
-    "json", "email", "wsgiref", "curses", "tomllib", "zoneinfo", "sqlite3",
-    "textwrap.py", "shlex.py", "fractions.py", "configparser.py",
-)  # fmt: skip
+from saekit.corpus import HELD_OUT
+
 NOT_TEXT = {"lib2to3", "encodings", "idlelib", "pydoc_data", "site-packages", "turtledemo", "__pycache__"}
 VENDORED = {"_vendor", "vendor", "vendored", "_vendored", "externals", "extern", "tomli", "simplejson"}
 GENERATED = {"plotly", "sympy", "torchgen", "google", "opentelemetry"}  # mostly tables and generated code

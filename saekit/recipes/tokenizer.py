@@ -1,6 +1,6 @@
 """The tokenizer of `tiny-python`: byte-level BPE inside pieces that never merge brackets, quotes or line starts.
 
-    python -m saekit.recipes.tokenizer [--out build/tokenizer]
+python -m saekit.recipes.tokenizer [--out runs/tokenizer]
 """
 
 import argparse
@@ -54,7 +54,7 @@ def save(tokenizer: Tokenizer, folder: str) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--out", default="build/tokenizer")
+    parser.add_argument("--out", default="runs/tokenizer")
     out = parser.parse_args().out
     texts, held_out = training_text()
     save(train(texts), out)
