@@ -25,7 +25,7 @@ from .files import replacing
 from .hooks import Site, capture, model_record
 
 HELD_OUT_SHARE = 1 / 32  # of the windows: for calibration and the curves of a run, never in the stream
-FORWARD_WINDOWS = 16
+FORWARD_WINDOWS = 8
 
 
 class Batch(NamedTuple):
@@ -53,7 +53,7 @@ class Activations:
         tokens: int | None = None,
         *,
         seed: int = 0,
-        block: int = 65_536,
+        block: int = 32_768,
         cache: str | os.PathLike | None = None,
     ) -> None:
         sites = [site] if isinstance(site, Site | str) else list(site)
@@ -82,21 +82,19 @@ class Activations:
 
     def batches(self, size: int, start: int = 0) -> Iterator[Batch]:
         """Batches of `size` rows from row `start` of the stream on, without end."""
-        left: list[Batch] = []
-        held = 0
+        left = Batch(torch.empty(0, self.d_in), torch.empty(0, self.d_out))  # fewer rows than a batch
         for block in self._blocks(start):
-            left.append(block)
-            held += len(block.x)
-            while held >= size:
-                joined = Batch(*(torch.cat(parts) if len(parts) > 1 else parts[0] for parts in zip(*left, strict=True)))
-                yield Batch(joined.x[:size], joined.y[:size])
-                left, held = [Batch(joined.x[size:], joined.y[size:])], held - size
+            while len(left.x) + len(block.x) >= size:
+                need = size - len(left.x)
+                yield _below(left, _rows(block, 0, need))
+                left, block = _rows(left, 0, 0), _rows(block, need, None)
+            left = _below(left, block)
 
     def held_out(self, rows: int) -> Batch:
         """About `rows` rows that the stream never serves; the same ones at every call."""
         per_window = self._rows[self._held_out].mean()
         batch = self._harvest(self._held_out[: max(1, int(np.ceil(rows / per_window)))])
-        return Batch(batch.x[:rows], batch.y[:rows])
+        return _rows(batch, 0, rows)
 
     def _blocks(self, start: int) -> Iterator[Batch]:
         """The blocks of the stream, the first one without the rows before `start`."""
@@ -106,44 +104,46 @@ class Activations:
             for i in range(0, len(order), self._per_block):
                 windows = order[i : i + self._per_block]
                 rows = int(self._rows[windows].sum())
-                if skip >= rows:
-                    skip -= rows
-                    continue
-                block = self._block(windows, epoch, i)
-                shuffled = np.random.default_rng([self.seed, epoch, i]).permutation(rows)[skip:]
-                index = torch.from_numpy(shuffled)
-                x = block.x[index]
-                yield Batch(x, x if block.y is block.x else block.y[index])
-                skip = 0
+                if skip < rows:
+                    yield _rows(self._block(windows, epoch, i), skip, None)
+                skip = max(0, skip - rows)
             epoch += 1
 
     def _block(self, windows: Int[np.ndarray, " n"], epoch: int, i: int) -> Batch:
+        """One block, shuffled; from the cache where it is there."""
+        shuffle = np.random.default_rng([self.seed, epoch, i])
         if self.cache is None:
-            return self._harvest(windows)
+            return self._harvest(windows, shuffle)
         shard = self.cache / f"{epoch:03d}-{i:07d}.safetensors"
         try:
             found = load_file(shard)
             return Batch(found["x"], found.get("y", found["x"]))
         except (FileNotFoundError, SafetensorError):
-            block = self._harvest(windows)
+            block = self._harvest(windows, shuffle)
             with replacing(shard) as temporary:
                 save_file({"x": block.x} if block.y is block.x else block._asdict(), temporary)
             return block
 
     @torch.no_grad()
-    def _harvest(self, windows: Int[np.ndarray, " n"]) -> Batch:
-        """Every row of these windows at every site, in order."""
-        xs, ys = [], []
+    def _harvest(self, windows: Int[np.ndarray, " n"], shuffle: np.random.Generator | None = None) -> Batch:
+        """Every row of these windows at every site, each written straight to its place."""
+        n = int(self._rows[windows].sum())
+        places = torch.from_numpy(np.arange(n) if shuffle is None else shuffle.permutation(n))
+        x = torch.empty(n, self.d_in)
+        y = x if all(site.writes == site.reads for site in self.sites) else torch.empty(n, self.d_out)
+        done = 0
         for i in range(0, len(windows), FORWARD_WINDOWS):
             chosen = np.sort(windows[i : i + FORWARD_WINDOWS])
             mask = torch.from_numpy(self.corpus.mask[chosen])
             seen = capture(self.model, self.corpus.tokens[torch.from_numpy(chosen)], *self.sites)
             for site in self.sites:
-                xs.append(site.inputs(seen)[mask])
-                if site.writes != site.reads:
-                    ys.append(site.targets(seen)[mask])
-        x = _finite(torch.cat(xs), self.sites)
-        return Batch(x, _finite(torch.cat(ys), self.sites) if ys else x)
+                inputs = site.inputs(seen)[mask]
+                at = places[done : done + len(inputs)]
+                x[at] = _finite(inputs, site)
+                if y is not x:
+                    y[at] = _finite(site.targets(seen)[mask], site)
+                done += len(inputs)
+        return Batch(x, y)
 
     def _fingerprint(self) -> str:
         about = [model_record(self.model), self.corpus.fingerprint, [s.name for s in self.sites], self._per_block]
@@ -172,12 +172,26 @@ def _split(rows: Int[np.ndarray, " windows"], tokens: int | None, seed: int) -> 
     return train, held_out
 
 
-def _finite(x: Tensor, sites: list[Site]) -> Tensor:
+def _finite(x: Tensor, site: Site) -> Tensor:
     if not bool(torch.isfinite(x.sum())) and not bool(torch.isfinite(x).all()):
         bad = int((~torch.isfinite(x)).any(1).sum())
-        names = ", ".join(site.name for site in sites)
-        raise ValueError(f"{bad} of {len(x)} activations at {names} are NaN or infinite; load the model in float32")
+        raise ValueError(
+            f"{bad} of {len(x)} activations at {site.name!r} are NaN or infinite; load the model in float32"
+        )
     return x.float()
+
+
+def _rows(batch: Batch, start: int, stop: int | None) -> Batch:
+    x = batch.x[start:stop]
+    return Batch(x, x if batch.y is batch.x else batch.y[start:stop])
+
+
+def _below(upper: Batch, lower: Batch) -> Batch:
+    """One batch below the other. An autoencoder's target stays its input: the same tensor, not a copy."""
+    if not len(upper.x):
+        return lower
+    x = torch.cat([upper.x, lower.x])
+    return Batch(x, x if lower.y is lower.x else torch.cat([upper.y, lower.y]))
 
 
 def _opened(folder: Path, fingerprint: str) -> Path:

@@ -68,7 +68,7 @@ def train(
     objective: Objective | Sequence[Objective],
     *,
     steps: int | None = None,
-    batch_size: int = 4_096,
+    batch_size: int = 2_048,
     lr: float | None = None,
     dead_after: float = 0.1,
     precision: str | None = None,
@@ -79,7 +79,7 @@ def train(
 ) -> Run | list[Run]:
     """Train one coder, or several on one stream of activations, and return a `Run` each.
 
-    steps: default, one pass over `acts`. lr: Adam's rate, default `8e-4 sqrt(2048 / d_sae)` (1/sqrt rule of Gao et
+    steps: default, one pass over `acts`. lr: Adam's rate, default `3e-3 sqrt(2048 / d_sae)` (1/sqrt rule of Gao et
     al. 2024); it warms up over 2 % of the run and falls linearly over the last 30 %. dead_after: a latent is dead
     when it was off for this share of the run. precision: "float32", or "bfloat16" for the product that finds what is
     on; threads: of torch; both are measured when not given. checkpoint: a file; the same call goes on from it, bit
@@ -98,7 +98,7 @@ def train(
     plan = _plan(coders[0], sample.x[:batch_size], precision, threads)
     settings = {"steps": steps, "batch_size": batch_size, "seed": acts.seed, "tokens": len(acts)}
     learners = [
-        _Learner(c, o, steps, lr or 8e-4 * (2048 / c.d_sae) ** 0.5, dead_after)
+        Learner(c, o, steps, lr or 3e-3 * (2048 / c.d_sae) ** 0.5, dead_after)
         for c, o in zip(coders, objectives, strict=True)
     ]
     for learner in learners:
@@ -135,7 +135,7 @@ def train(
     return runs[0] if isinstance(coder, SparseCoder) else runs
 
 
-class _Learner:
+class Learner:
     """One coder on the stream: its optimiser, its dead latents and its history."""
 
     def __init__(self, coder: SparseCoder, objective: Objective, steps: int, lr: float, dead_after: float) -> None:
@@ -298,18 +298,18 @@ class _Checkpoint:
     def __init__(self, path: Path, settings: dict[str, Any]) -> None:
         self.path, self.settings, self.written = path, settings, time.monotonic()
 
-    def maybe(self, learners: list[_Learner], done: int, plan: dict[str, Any]) -> None:
+    def maybe(self, learners: list[Learner], done: int, plan: dict[str, Any]) -> None:
         if time.monotonic() - self.written > CHECKPOINT_SECONDS:
             self.write(learners, done, plan)
 
-    def write(self, learners: list[_Learner], done: int, plan: dict[str, Any]) -> None:
+    def write(self, learners: list[Learner], done: int, plan: dict[str, Any]) -> None:
         tensors = {f"{i}.{k}": t.contiguous() for i, r in enumerate(learners) for k, t in _state(r).items()}
         header = {"settings": self.settings, "done": done, "plan": plan, "history": [r.history for r in learners]}
         with replacing(self.path) as temporary:
             save_file(tensors, temporary, {"saekit_checkpoint": json.dumps(header)})
         self.written = time.monotonic()
 
-    def restore(self, learners: list[_Learner], plan: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+    def restore(self, learners: list[Learner], plan: dict[str, Any]) -> tuple[int, dict[str, Any]]:
         """(steps done, plan) of the file, with the learners as they were; (0, plan) when there is no file yet."""
         if not self.path.exists():
             return 0, plan
@@ -330,14 +330,14 @@ class _Checkpoint:
         return header["done"], header["plan"]
 
 
-def _state(learner: _Learner) -> dict[str, Tensor]:
+def _state(learner: Learner) -> dict[str, Tensor]:
     state = {f"coder.{k}": t for k, t in learner.coder.state_dict().items()} | {"last_on": learner.last_on}
     for name, parameter in learner.coder.named_parameters():
         state |= {f"adam.{k}.{name}": t for k, t in learner.optimizer.state.get(parameter, {}).items()}
     return state
 
 
-def _restore(learner: _Learner, state: dict[str, Tensor], path: Path) -> None:
+def _restore(learner: Learner, state: dict[str, Tensor], path: Path) -> None:
     own = {k: tuple(t.shape) for k, t in _state(learner).items()}
     found = {k: tuple(t.shape) for k, t in state.items() if not k.startswith("adam.")}
     if own != found:

@@ -1,0 +1,14 @@
+"""All benchmarks, or those named: `python bench/run.py training harvest`."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from bench import harvest, training
+
+BENCHMARKS = {"harvest": harvest.main, "training": training.main}
+
+if __name__ == "__main__":
+    for name in sys.argv[1:] or BENCHMARKS:
+        BENCHMARKS[name]()
