@@ -25,7 +25,7 @@ def main() -> None:
                 model(tokens, return_type="logits") if last else model(tokens, stop_at_layer=layer + 1)
 
         def stream(acts: sk.Activations = acts) -> None:
-            next(itertools.islice(acts.batches(4096), 3, None))  # four batches: one block
+            next(itertools.islice(acts.batches(4096), 2, None))  # three batches: one block of four
 
         ways = {"bare": bare, "capture": lambda name=name: sk.capture(model, tokens, name)}
         seconds = interleaved(ways, inner=2)

@@ -40,7 +40,8 @@ def dense(x: Tensor, along: str = "token") -> DenseLearner:
 def sparse(x: Tensor, preset: Any = presets.topk) -> Learner:
     torch.manual_seed(0)
     learner = Learner(*preset(D, F, K), steps=10**9, lr=LR, dead_after=1.0)
-    learner.begin(Batch(x[:B], x[:B]))
+    start = x[:B]
+    learner.begin(Batch(start, start))
     learner.every = 10**9  # no history while the clock runs
     return learner
 

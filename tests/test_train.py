@@ -119,6 +119,22 @@ def test_a_loss_that_is_not_finite_stops_before_it_does_harm(acts):
     assert all(bool(torch.isfinite(p).all()) for p in run.coder.parameters())
 
 
+def test_activations_that_break_in_mid_run_cost_nothing_that_was_learned(acts, tiny_models):
+    torch.manual_seed(0)
+    coder, objective = MADE["topk"]()
+    calls = iter(range(10**6))
+
+    def breaks(x, hook):
+        return x * float("nan") if next(calls) > 9 else None
+
+    broken = tiny_models["gpt2"].hooks([("blocks.1.hook_resid_post", breaks)])
+    with broken, pytest.raises(ValueError, match="NaN or infinite"):
+        sk.train(coder, acts, objective, steps=60, batch_size=128, lr=5e-3, progress=False)
+    assert not coder.training
+    assert coder.site == SITE
+    assert fvu(coder, acts.held_out(200).x) < 0.9
+
+
 def test_a_transcoder_learns(tiny_models, tiny_corpus):
     site = sk.Site("blocks.1.mlp.hook_in", "blocks.1.hook_mlp_out")
     acts = sk.Activations(tiny_models["gpt2"], site, tiny_corpus)
