@@ -174,6 +174,33 @@ def test_bad_input_is_named(acts, tiny_models, tiny_corpus, tmp_path):
         sk.train(MADE["topk"]()[0], acts, objective)
 
 
+def test_a_checkpoint_that_cannot_be_written_fails_before_training(acts, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(OSError, match="file"):
+        trained(acts, checkpoint=tmp_path / "file" / "run", on_step=lambda m: pytest.fail("it trained"))
+
+
+def test_a_disk_that_fills_up_in_mid_run_costs_nothing_that_was_learned(acts, tmp_path, monkeypatch):
+    from saekit.train import checkpoint
+
+    writes, save = iter(range(100)), checkpoint.save_file
+
+    def fills_up(tensors, name, metadata):
+        if next(writes):
+            raise OSError(28, "No space left on device")
+        save(tensors, name, metadata)
+
+    monkeypatch.setattr(checkpoint, "save_file", fills_up)
+    torch.manual_seed(0)
+    coder, objective = MADE["topk"]()
+    file = tmp_path / "run.safetensors"
+    with pytest.raises(OSError, match="No space left"):
+        sk.train(coder, acts, objective, steps=60, batch_size=128, lr=5e-3, checkpoint=file, progress=False)
+    assert not coder.training
+    assert fvu(coder, acts.held_out(200).x) < 0.5
+    assert [p.name for p in tmp_path.iterdir()] == ["run.safetensors"]  # the first one, whole
+
+
 def test_a_checkpoint_of_another_run_or_cut_short_is_refused_and_kept(acts, tmp_path):
     file = tmp_path / "run.safetensors"
     trained(acts, checkpoint=file, on_step=lambda m: m.step == 5)

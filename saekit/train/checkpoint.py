@@ -36,6 +36,7 @@ class Checkpoint:
     def restore(self, learners: list[Learner], plan: dict[str, Any]) -> tuple[int, dict[str, Any]]:
         """(steps done, plan) of the file, with the learners as they were; (0, plan) when there is no file yet."""
         if not self.path.exists():
+            self.write(learners, 0, plan)  # a folder that cannot be written is found out now, not in an hour
             return 0, plan
         try:
             with safe_open(self.path, "pt") as file:

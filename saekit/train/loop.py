@@ -114,10 +114,12 @@ def train(
                 if saved:
                     saved.maybe(learners, done, plan)
         finally:  # whatever ended it, what was learned is kept
-            if saved:
-                saved.write(learners, done, plan)
-            for learner in learners:
-                learner.finish(sample, scale, acts)
+            try:
+                if saved:
+                    saved.write(learners, done, plan)
+            finally:
+                for learner in learners:
+                    learner.finish(sample, scale, acts)
     runs = [Run(r.coder, pd.DataFrame(r.history), done, done < steps, settings | plan) for r in learners]
     return runs[0] if isinstance(coder, SparseCoder) else runs
 

@@ -33,7 +33,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def test_run_all(browser: Browser, address: str, name: str):
     notebook = lab.Notebook(browser, address, name)
     try:
-        outputs = notebook.run_all(timeout=180)
+        outputs = notebook.run_all(timeout=300)
         assert [output for output in outputs if output["output_type"] == "error"] == []
         assert notebook.errors() == []
         if any(makes_a_picture(output) for output in outputs):
