@@ -83,14 +83,14 @@ def test_a_resumed_model_is_the_unbroken_one(tmp_path, monkeypatch):
     (tmp_path / "whole").mkdir()
     (tmp_path / "parts").mkdir()
     whole, part, rest = fresh(), fresh(), fresh()
-    recipe.train(whole, stream, 8 * 64, tmp_path / "whole", 4, 0, 0)
+    recipe.train(whole, stream, stream[::-1].copy(), 8 * 64, tmp_path / "whole", 4, 0, 0)
     with monkeypatch.context() as patch:
         calls = iter(range(100))
         patch.setattr(recipe, "loss_of", lambda m, ids: _stop(next(calls)) or recipe_loss(m, ids))
         patch.setattr(recipe.time, "monotonic", iter(range(0, 10**6, 1000)).__next__)  # a checkpoint at every step
         with pytest.raises(KeyboardInterrupt):
-            recipe.train(part, stream, 8 * 64, tmp_path / "parts", 4, 0, 0)
-    recipe.train(rest, stream, 8 * 64, tmp_path / "parts", 4, 0, 0)
+            recipe.train(part, stream, stream[::-1].copy(), 8 * 64, tmp_path / "parts", 4, 0, 0)
+    recipe.train(rest, stream, stream[::-1].copy(), 8 * 64, tmp_path / "parts", 4, 0, 0)
     for a, b in zip(whole.parameters(), rest.parameters(), strict=True):
         assert torch.equal(a, b)
 

@@ -1,9 +1,10 @@
 """Train `tiny-python`: a GPT-2 of 4 layers, width 256, 8 heads, context 256, on the text of `recipes/text.py`.
 
-    python -m saekit.recipes.model [--tokens 26_000_000] [--out runs/model]
+    python -m saekit.recipes.model [--tokens 22_000_000] [--out runs/model]
 
 Matrices inside the blocks are trained by Muon, the rest by AdamW; the rate warms up, stays, and falls linearly over
-the second half. Every window is the BOS token and 255 tokens of the stream; which window comes when is a function of
+the second half. The last quarter of the run reads the standard library alone, since that is the text the notebooks
+look at. Every window is the BOS token and 255 tokens of the stream; which window comes when is a function of
 the seed alone. A checkpoint is written every few minutes, and the same command goes on from it.
 """
 
@@ -25,6 +26,7 @@ from .text import Source, training_text
 CONTEXT = 256
 CHARACTERS_PER_PACKAGE = 6_000_000  # so that no single package sets the tone
 LIBRARY_REPEATS = 3
+FINISH = 0.75  # of the run; from here on only the standard library and its tests
 
 
 def config(vocab_size: int) -> GPT2Config:
@@ -49,6 +51,12 @@ def mix(sources: list[Source], seed: int) -> list[str]:
     return texts
 
 
+def finish(sources: list[Source], seed: int) -> list[str]:
+    """The standard library and its tests, once each."""
+    texts = [s.text for s in sources if s.group in ("library", "tests")]
+    return random.Random(seed).sample(texts, len(texts))
+
+
 def stream(tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> np.ndarray:
     """All texts as one row of token ids, each text after a BOS."""
     encoded = (e.ids for i in range(0, len(texts), 256) for e in tokenizer.backend_tokenizer.encode_batch(
@@ -56,14 +64,15 @@ def stream(tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> np.ndarray:
     return np.concatenate([np.array([tokenizer.bos_token_id, *ids], np.uint16) for ids in encoded])
 
 
-def prepare(tokenizer: PreTrainedTokenizerFast, out: Path, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """(training stream, held-out stream), made once and kept under `out`."""
-    files = out / "train.npy", out / "held_out.npy"
+def prepare(tokenizer: PreTrainedTokenizerFast, out: Path, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(training stream, finishing stream, held-out stream), made once and kept under `out`."""
+    files = out / "train.npy", out / "finish.npy", out / "held_out.npy"
     if not all(f.exists() for f in files):
         train, held_out = training_text()
-        np.save(files[1], stream(tokenizer, [s.text for s in held_out]))
+        np.save(files[2], stream(tokenizer, [s.text for s in held_out]))
+        np.save(files[1], stream(tokenizer, finish(train, seed)))
         np.save(files[0], stream(tokenizer, mix(train, seed)))
-    return np.load(files[0], mmap_mode="r"), np.load(files[1])
+    return np.load(files[0], mmap_mode="r"), np.load(files[1]), np.load(files[2])
 
 
 def windows(tokens: np.ndarray, which: np.ndarray, bos: int) -> torch.Tensor:
@@ -102,7 +111,9 @@ def rate(progress: float) -> float:
     return min(progress / 0.02, 1.0, max((1 - progress) / 0.5, 0.02))
 
 
-def train(model: GPT2LMHeadModel, tokens: np.ndarray, total: int, out: Path, batch: int, seed: int, bos: int) -> None:
+def train(
+    model: GPT2LMHeadModel, tokens: np.ndarray, last: np.ndarray, total: int, out: Path, batch: int, seed: int, bos: int
+) -> None:
     opts, steps = optimizers(model), math.ceil(total / (batch * CONTEXT))
     peaks = [group["lr"] for opt in opts for group in opt.param_groups]
     step, saved, log = restore(model, opts, out), time.monotonic(), out / "loss.csv"
@@ -110,7 +121,7 @@ def train(model: GPT2LMHeadModel, tokens: np.ndarray, total: int, out: Path, bat
     while step < steps:
         for group, peak in zip((g for o in opts for g in o.param_groups), peaks, strict=True):
             group["lr"] = peak * rate((step + 1) / steps)
-        loss = compiled(model, batch_at(tokens, step, batch, seed, bos))
+        loss = compiled(model, batch_at(tokens if step < FINISH * steps else last, step, batch, seed, bos))
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for opt in opts:
@@ -153,7 +164,7 @@ def mean_loss(model: GPT2LMHeadModel, tokens: np.ndarray, bos: int) -> float:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--tokens", type=int, default=26_000_000)
+    parser.add_argument("--tokens", type=int, default=22_000_000)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--tokenizer", default="runs/tokenizer")
@@ -162,10 +173,10 @@ if __name__ == "__main__":
     args.out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(args.seed)
     tokenizer = AutoTokenizer.from_pretrained(args.tokenizer)
-    text, held_out = prepare(tokenizer, args.out, args.seed)
+    text, last, held_out = prepare(tokenizer, args.out, args.seed)
     model = GPT2LMHeadModel(config(len(tokenizer)))
     print(f"{len(text):,} training tokens, {len(held_out):,} held out, {args.tokens:,} to train on", flush=True)
-    train(model, text, args.tokens, args.out, args.batch, args.seed, tokenizer.bos_token_id)
+    train(model, text, last, args.tokens, args.out, args.batch, args.seed, tokenizer.bos_token_id)
     model.half().save_pretrained(args.out / "final")
     tokenizer.save_pretrained(args.out / "final")
     held_out_loss = mean_loss(model.float(), held_out, tokenizer.bos_token_id)
