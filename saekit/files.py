@@ -24,6 +24,7 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
             error.errno, f"cannot write {str(path)!r}: {error.strerror}; choose a folder you can write to"
         ) from error
     os.close(handle)
+    Path(name).chmod(0o666 & ~_umask())  # mkstemp makes files that only their owner can read
     try:
         yield Path(name)
         with Path(name).open("rb+") as written:
@@ -33,3 +34,9 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
         raise OSError(f"{str(path)!r} was not written, what was there is kept: {error}") from error
     finally:
         Path(name).unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

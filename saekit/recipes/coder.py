@@ -1,13 +1,12 @@
 """Train the shipped coders on text that the model was trained on, none of it held out.
 
-    python -m saekit.recipes.coder [--tokens 12_000_000] [--out saekit/assets/coders]
+    python -m saekit.recipes.coder [--tokens 4_000_000] [--out saekit/assets/coders]
 
-The text is a seeded mix of the standard library and the installed packages (`recipes/text.py`), as for the model.
+The text is the standard library and a sample of the model's other training text (`recipes/text.py`).
 A checkpoint beside the output lets the same command go on after an interruption.
 """
 
 import argparse
-import random
 from pathlib import Path
 
 import torch
@@ -15,21 +14,16 @@ import torch
 import saekit as sk
 from saekit import presets
 
-from .model import mix
 from .text import training_text
+from .tokenizer import sample
 
-CHARACTERS_PER_TOKEN = 3.0  # a little below what the tokenizer reaches, so that there is text enough
+CHARACTERS_PER_TOKEN = 3.4  # a little above what the tokenizer reaches, so that there is text enough
 
 
 def corpus(model: object, tokens: int, seed: int) -> sk.Corpus:
-    """About `tokens` tokens of the training mix."""
-    texts = list(dict.fromkeys(mix(training_text()[0], seed)))
-    random.Random(seed).shuffle(texts)
-    chosen, characters = [], 0
-    while texts and characters < tokens * CHARACTERS_PER_TOKEN:
-        chosen.append(texts.pop())
-        characters += len(chosen[-1])
-    return sk.load_corpus(model, chosen)
+    """About `tokens` tokens: the standard library first, then a seeded sample of its tests and the packages."""
+    sources = training_text()[0]
+    return sk.load_corpus(model, sample(sources, int(tokens * CHARACTERS_PER_TOKEN), seed))
 
 
 def residual(tokens: int, out: Path, layer: int = 2, d_sae: int = 2048, k: int = 32, seed: int = 0) -> Path:
@@ -46,7 +40,7 @@ def residual(tokens: int, out: Path, layer: int = 2, d_sae: int = 2048, k: int =
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--tokens", type=int, default=12_000_000)
+    parser.add_argument("--tokens", type=int, default=4_000_000)
     parser.add_argument("--out", type=Path, default=Path("saekit/assets/coders"))
     args = parser.parse_args()
     print(residual(args.tokens, args.out))
