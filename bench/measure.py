@@ -44,7 +44,10 @@ def peak_mb(call: Callable[..., Any], *args: Any) -> float:
 
 def _peak(call: Callable[..., Any], args: tuple[Any, ...]) -> float:
     call(*args)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    status = Path("/proc/self/status")  # on Linux, getrusage would report the parent's peak where that is higher
+    if status.exists():
+        return next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith("VmHWM")) / 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2
 
 
 def machine() -> dict[str, Any]:

@@ -11,6 +11,7 @@ from bench.baselines import DenseLearner, DenseTopK
 from bench.measure import interleaved, peak_mb, ratio, report
 from saekit import presets
 from saekit.activations import Batch
+from saekit.nonlinearity import threshold_for
 from saekit.train import Learner, geometric_median
 
 D, F, K, B = 256, 8192, 32, 4096
@@ -113,8 +114,17 @@ def train_on_noise(name: str) -> None:
             learner.step(x, nothing)
     else:
         learner = sparse(x, getattr(presets, name))
+        if name == "jumprelu":
+            settle(learner, x)
         for _ in range(3):
             step(learner, x, True, nothing)
+
+
+def settle(learner: Learner, x: Tensor) -> None:
+    """Thresholds where a run has them most of the time: at the target L0, past the first, crowded steps."""
+    coder = learner.coder
+    with torch.no_grad():
+        coder.nonlinearity.threshold.fill_(threshold_for([coder.pre_activations(x - coder.b_pre)], K))
 
 
 def per_preset() -> None:
@@ -122,7 +132,8 @@ def per_preset() -> None:
     rows = []
     names = ("topk", "batch_topk", "jumprelu")
     learners = {name: sparse(x, getattr(presets, name)) for name in names}
-    for learner in learners.values():  # to where a run spends its time: past the first, crowded steps
+    settle(learners["jumprelu"], x)
+    for learner in learners.values():
         for _ in range(30):
             step(learner, x, True, dead_mask(0.0))
     base = dense(x)
