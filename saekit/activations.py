@@ -25,7 +25,7 @@ from .files import replacing
 from .hooks import Site, capture, model_record
 
 HELD_OUT_SHARE = 1 / 32  # of the windows: for calibration and the curves of a run, never in the stream
-FORWARD_WINDOWS = 8
+FORWARD_WINDOWS = 4
 
 
 class Batch(NamedTuple):

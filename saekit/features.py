@@ -12,7 +12,7 @@ from .codes import Codes
 from .corpus import Corpus
 from .hooks import capture, check_fit
 
-WINDOWS = 8  # per forward pass
+WINDOWS = 4  # per forward pass
 
 
 @torch.no_grad()

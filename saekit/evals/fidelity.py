@@ -12,7 +12,7 @@ from ..coder import SparseCoder
 from ..corpus import Corpus
 from ..hooks import capture, check_fit, splice
 
-WINDOWS = 4  # per forward pass
+WINDOWS = 2  # per forward pass
 BOOTSTRAPS = 1_000
 
 

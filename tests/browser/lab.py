@@ -157,6 +157,7 @@ class Notebook:
         """The whole notebook, light and dark."""
         height = self.page.evaluate("() => document.querySelector('.jp-WindowedPanel-outer').scrollHeight")
         self.page.set_viewport_size({"width": 1000, "height": min(height + 100, 16_000)})
+        self.page.evaluate("() => document.querySelector('.jp-WindowedPanel-outer').scrollTo(0, 0)")
         for theme in ("light", "dark"):
             self.command("apputils:change-theme", theme=f"JupyterLab {theme.title()}")
             light = "true" if theme == "light" else "false"
