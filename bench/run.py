@@ -5,9 +5,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from bench import harvest, training
+from bench import harvest, notebooks, training
 
-BENCHMARKS = {"harvest": harvest.main, "training": training.main}
+BENCHMARKS = {"harvest": harvest.main, "training": training.main, "notebooks": notebooks.main}
 
 if __name__ == "__main__":
     for name in sys.argv[1:] or BENCHMARKS:
