@@ -5,9 +5,14 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from bench import harvest, notebooks, training
+from bench import features, harvest, notebooks, training
 
-BENCHMARKS = {"harvest": harvest.main, "training": training.main, "notebooks": notebooks.main}
+BENCHMARKS = {
+    "harvest": harvest.main,
+    "features": features.main,
+    "training": training.main,
+    "notebooks": notebooks.main,
+}
 
 if __name__ == "__main__":
     for name in sys.argv[1:] or BENCHMARKS:

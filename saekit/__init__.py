@@ -6,6 +6,7 @@ from .codes import Codes as Codes
 from .corpus import Corpus as Corpus
 from .corpus import Text as Text
 from .corpus import load_corpus as load_corpus
+from .features import Features as Features
 from .hooks import Site as Site
 from .hooks import capture as capture
 from .hooks import frozen as frozen

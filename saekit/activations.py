@@ -9,7 +9,7 @@ A resumed run harvests its current block again and goes on at the same row.
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -80,10 +80,18 @@ class Activations:
         """The site a coder trained here belongs to; the first one where several are pooled."""
         return self.sites[0]
 
-    def batches(self, size: int, start: int = 0) -> Iterator[Batch]:
-        """Batches of `size` rows from row `start` of the stream on, without end."""
+    @property
+    def held_out_windows(self) -> Int[np.ndarray, " n"]:
+        """Windows of the corpus that the stream never serves, in a seeded order."""
+        return self._held_out
+
+    def batches(self, size: int, start: int = 0, *, until: Callable[[], bool] = lambda: False) -> Iterator[Batch]:
+        """Batches of `size` rows from row `start` of the stream on, without end.
+
+        `until` is asked before every pass of the model; once it says True the stream ends, without its last block.
+        """
         left = Batch(torch.empty(0, self.d_in), torch.empty(0, self.d_out))  # fewer rows than a batch
-        for block in self._blocks(start):
+        for block in self._blocks(start, until):
             while len(left.x) + len(block.x) >= size:
                 need = size - len(left.x)
                 yield _below(left, _rows(block, 0, need))
@@ -96,7 +104,7 @@ class Activations:
         batch = self._harvest(self._held_out[: max(1, int(np.ceil(rows / per_window)))])
         return _rows(batch, 0, rows)
 
-    def _blocks(self, start: int) -> Iterator[Batch]:
+    def _blocks(self, start: int, until: Callable[[], bool]) -> Iterator[Batch]:
         """The blocks of the stream, the first one without the rows before `start`."""
         epoch, skip = divmod(start, len(self))
         while True:
@@ -105,34 +113,46 @@ class Activations:
                 windows = order[i : i + self._per_block]
                 rows = int(self._rows[windows].sum())
                 if skip < rows:
-                    yield _rows(self._block(windows, epoch, i), skip, None)
+                    block = self._block(windows, epoch, i, until)
+                    if block is None:
+                        return
+                    yield _rows(block, skip, None)
                 skip = max(0, skip - rows)
             epoch += 1
 
-    def _block(self, windows: Int[np.ndarray, " n"], epoch: int, i: int) -> Batch:
-        """One block, shuffled; from the cache where it is there."""
+    def _block(self, windows: Int[np.ndarray, " n"], epoch: int, i: int, until: Callable[[], bool]) -> Batch | None:
+        """One block, shuffled; from the cache where it is there. None if the stream was to end before it was whole."""
         shuffle = np.random.default_rng([self.seed, epoch, i])
         if self.cache is None:
-            return self._harvest(windows, shuffle)
+            return self._harvest(windows, shuffle, until)
         shard = self.cache / f"{epoch:03d}-{i:07d}.safetensors"
         try:
             found = load_file(shard)
             return Batch(found["x"], found.get("y", found["x"]))
         except (FileNotFoundError, SafetensorError):
-            block = self._harvest(windows, shuffle)
+            block = self._harvest(windows, shuffle, until)
+            if block is None:
+                return None
             with replacing(shard) as temporary:
                 save_file({"x": block.x} if block.y is block.x else block._asdict(), temporary)
             return block
 
     @torch.no_grad()
-    def _harvest(self, windows: Int[np.ndarray, " n"], shuffle: np.random.Generator | None = None) -> Batch:
-        """Every row of these windows at every site, each written straight to its place."""
+    def _harvest(
+        self,
+        windows: Int[np.ndarray, " n"],
+        shuffle: np.random.Generator | None = None,
+        until: Callable[[], bool] = lambda: False,
+    ) -> Batch | None:
+        """Every row of these windows at every site, each written straight to its place; None if told to end."""
         n = int(self._rows[windows].sum())
         places = torch.from_numpy(np.arange(n) if shuffle is None else shuffle.permutation(n))
         x = torch.empty(n, self.d_in)
         y = x if all(site.writes == site.reads for site in self.sites) else torch.empty(n, self.d_out)
         done = 0
         for i in range(0, len(windows), FORWARD_WINDOWS):
+            if until():
+                return None
             chosen = np.sort(windows[i : i + FORWARD_WINDOWS])
             mask = torch.from_numpy(self.corpus.mask[chosen])
             seen = capture(self.model, self.corpus.tokens[torch.from_numpy(chosen)], *self.sites)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 from tokenizers import Tokenizer
+from torch import Tensor
 
 from .labels import Span, Spans
 from .sources import Text
@@ -26,6 +27,17 @@ def fingerprint(tokenizer: Any) -> str:
     state = json.loads(tokenizer.backend_tokenizer.to_str())
     parts = [state[part] for part in ("added_tokens", "normalizer", "pre_tokenizer", "model")]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def pieces(tokenizer: Any, ids: Sequence[int] | Int[np.ndarray, " n"] | Int[Tensor, " n"]) -> list[str]:
+    """The text of each token id on its own, with the blanks it begins with; U+FFFD where it is part of a character."""
+    backend = tokenizer.backend_tokenizer
+    encoding = backend.encode("a", add_special_tokens=False)
+    before = [i for i, real in zip(encoding.ids, encoding.attention_mask, strict=True) if real]
+    # Some decoders strip the blank that a text begins with, so that each id is decoded behind another one.
+    texts = backend.decode_batch([[*before, int(i)] for i in ids], skip_special_tokens=False)
+    head = backend.decode(before)
+    return [text.removeprefix(head) for text in texts]
 
 
 class Windows:

@@ -1,6 +1,6 @@
 """Train the shipped coders on text that the model was trained on, none of it held out.
 
-    python -m saekit.recipes.coder [--tokens 4_000_000] [--out saekit/assets/coders]
+    python -m saekit.recipes.coder [--tokens 4_000_000] [--layers 0 1 2 3] [--out saekit/assets/coders]
 
 The text is the standard library and a sample of the model's other training text (`recipes/text.py`).
 A checkpoint beside the output lets the same command go on after an interruption.
@@ -26,10 +26,11 @@ def corpus(model: object, tokens: int, seed: int) -> sk.Corpus:
     return sk.load_corpus(model, sample(sources, int(tokens * CHARACTERS_PER_TOKEN), seed))
 
 
-def residual(tokens: int, out: Path, layer: int = 2, d_sae: int = 2048, k: int = 32, seed: int = 0) -> Path:
+def residual(
+    model: object, text: sk.Corpus, tokens: int, out: Path, layer: int, d_sae: int = 2048, k: int = 32, seed: int = 0
+) -> Path:
     """A BatchTopK coder of the residual stream after one layer, saved in float16."""
-    model = sk.load_model()
-    acts = sk.Activations(model, sk.Site(f"blocks.{layer}.hook_resid_post"), corpus(model, tokens, seed), tokens)
+    acts = sk.Activations(model, sk.Site(f"blocks.{layer}.hook_resid_post"), text, tokens)
     torch.manual_seed(seed)
     coder, objective = presets.batch_topk(model.cfg.d_model, d_sae, k)
     checkpoint = Path("runs") / f"resid.{layer}-batch_topk.safetensors"
@@ -42,5 +43,9 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--tokens", type=int, default=4_000_000)
     parser.add_argument("--out", type=Path, default=Path("saekit/assets/coders"))
+    parser.add_argument("--layers", type=int, nargs="+", default=[0, 1, 2, 3])
     args = parser.parse_args()
-    print(residual(args.tokens, args.out))
+    model = sk.load_model()
+    text = corpus(model, args.tokens, seed=0)
+    for layer in args.layers:
+        print(residual(model, text, args.tokens, args.out, layer), flush=True)

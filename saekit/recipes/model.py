@@ -1,11 +1,15 @@
 """Train `tiny-python`: a GPT-2 of 4 layers, width 256, 8 heads, context 256, on the text of `recipes/text.py`.
 
     python -m saekit.recipes.model [--tokens 22_000_000] [--out runs/model]
+    python -m saekit.recipes.model --start FOLDER [--tokens 6_000_000] [--out runs/settled]
 
 Matrices inside the blocks are trained by Muon, the rest by AdamW; the rate warms up, stays, and falls linearly over
 the second half. The last quarter of the run reads the standard library alone, since that is the text the notebooks
 look at. Every window is the BOS token and 255 tokens of the stream; which window comes when is a function of
 the seed alone. A checkpoint is written every few minutes, and the same command goes on from it.
+
+With `--start` the weights of a folder are trained on at a quarter of the rate, on the library without its tests; the
+mean of the weights before and after is kept, which does better on held-out text than either.
 """
 
 import argparse
@@ -14,6 +18,7 @@ import json
 import math
 import random
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +32,9 @@ CONTEXT = 256
 CHARACTERS_PER_PACKAGE = 6_000_000  # so that no single package sets the tone
 LIBRARY_REPEATS = 3
 FINISH = 0.75  # of the run; from here on only the standard library and its tests
+
+
+Mix = Callable[[list[Source], int], list[str]]  # sources and a seed -> texts in their order
 
 
 def config(vocab_size: int) -> GPT2Config:
@@ -57,6 +65,12 @@ def finish(sources: list[Source], seed: int) -> list[str]:
     return random.Random(seed).sample(texts, len(texts))
 
 
+def settle(sources: list[Source], seed: int) -> list[str]:
+    """The standard library without its tests, once."""
+    texts = [s.text for s in sources if s.group == "library"]
+    return random.Random(seed).sample(texts, len(texts))
+
+
 def stream(tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> np.ndarray:
     """All texts as one row of token ids, each text after a BOS."""
     encoded = (e.ids for i in range(0, len(texts), 256) for e in tokenizer.backend_tokenizer.encode_batch(
@@ -64,14 +78,16 @@ def stream(tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> np.ndarray:
     return np.concatenate([np.array([tokenizer.bos_token_id, *ids], np.uint16) for ids in encoded])
 
 
-def prepare(tokenizer: PreTrainedTokenizerFast, out: Path, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def prepare(
+    tokenizer: PreTrainedTokenizerFast, out: Path, seed: int, mixes: tuple[Mix, Mix]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(training stream, finishing stream, held-out stream), made once and kept under `out`."""
     files = out / "train.npy", out / "finish.npy", out / "held_out.npy"
     if not all(f.exists() for f in files):
         train, held_out = training_text()
         np.save(files[2], stream(tokenizer, [s.text for s in held_out]))
-        np.save(files[1], stream(tokenizer, finish(train, seed)))
-        np.save(files[0], stream(tokenizer, mix(train, seed)))
+        np.save(files[1], stream(tokenizer, mixes[1](train, seed)))
+        np.save(files[0], stream(tokenizer, mixes[0](train, seed)))
     return np.load(files[0], mmap_mode="r"), np.load(files[1]), np.load(files[2])
 
 
@@ -97,12 +113,12 @@ def loss_of(model: GPT2LMHeadModel, ids: torch.Tensor) -> torch.Tensor:
     return F.cross_entropy(logits.flatten(0, 1).float(), ids[:, 1:].flatten())
 
 
-def optimizers(model: GPT2LMHeadModel) -> list[torch.optim.Optimizer]:
+def optimizers(model: GPT2LMHeadModel, scale: float) -> list[torch.optim.Optimizer]:
     inner = [p for n, p in model.named_parameters() if p.ndim == 2 and ".h." in n]
     outer = [p for n, p in model.named_parameters() if not (p.ndim == 2 and ".h." in n)]
     return [
-        torch.optim.Muon(inner, lr=4e-3, momentum=0.95, weight_decay=0.05, adjust_lr_fn="match_rms_adamw"),
-        torch.optim.AdamW(outer, lr=2e-3, betas=(0.9, 0.95), weight_decay=0.0, fused=True),
+        torch.optim.Muon(inner, lr=scale * 4e-3, momentum=0.95, weight_decay=0.05, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(outer, lr=scale * 2e-3, betas=(0.9, 0.95), weight_decay=0.0, fused=True),
     ]
 
 
@@ -112,9 +128,17 @@ def rate(progress: float) -> float:
 
 
 def train(
-    model: GPT2LMHeadModel, tokens: np.ndarray, last: np.ndarray, total: int, out: Path, batch: int, seed: int, bos: int
+    model: GPT2LMHeadModel,
+    tokens: np.ndarray,
+    last: np.ndarray,
+    total: int,
+    out: Path,
+    batch: int,
+    seed: int,
+    bos: int,
+    scale: float = 1.0,
 ) -> None:
-    opts, steps = optimizers(model), math.ceil(total / (batch * CONTEXT))
+    opts, steps = optimizers(model, scale), math.ceil(total / (batch * CONTEXT))
     peaks = [group["lr"] for opt in opts for group in opt.param_groups]
     step, saved, log = restore(model, opts, out), time.monotonic(), out / "loss.csv"
     compiled = torch.compile(loss_of)
@@ -134,6 +158,13 @@ def train(
         if time.monotonic() - saved > 180 or step == steps:
             checkpoint(model, opts, step, out)
             saved = time.monotonic()
+
+
+@torch.no_grad()
+def halfway(model: GPT2LMHeadModel, start: str) -> None:
+    """Move the weights to the mean of what they are and what a folder holds."""
+    for weight, before in zip(model.parameters(), GPT2LMHeadModel.from_pretrained(start).parameters(), strict=True):
+        weight.copy_((weight + before.float()) / 2)
 
 
 def checkpoint(model: GPT2LMHeadModel, opts: list[torch.optim.Optimizer], step: int, out: Path) -> None:
@@ -168,15 +199,21 @@ if __name__ == "__main__":
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--tokenizer", default="runs/tokenizer")
+    parser.add_argument("--start", metavar="FOLDER", help="go on from these weights, on the library alone")
     parser.add_argument("--out", type=Path, default=Path("runs/model"))
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(args.seed)
     tokenizer = AutoTokenizer.from_pretrained(args.tokenizer)
-    text, last, held_out = prepare(tokenizer, args.out, args.seed)
-    model = GPT2LMHeadModel(config(len(tokenizer)))
+    mixes, scale = ((settle, settle), 0.25) if args.start else ((mix, finish), 1.0)
+    text, last, held_out = prepare(tokenizer, args.out, args.seed, mixes)
+    model = (
+        GPT2LMHeadModel.from_pretrained(args.start).float() if args.start else GPT2LMHeadModel(config(len(tokenizer)))
+    )
     print(f"{len(text):,} training tokens, {len(held_out):,} held out, {args.tokens:,} to train on", flush=True)
-    train(model, text, last, args.tokens, args.out, args.batch, args.seed, tokenizer.bos_token_id)
+    train(model, text, last, args.tokens, args.out, args.batch, args.seed, tokenizer.bos_token_id, scale)
+    if args.start:
+        halfway(model, args.start)
     model.half().save_pretrained(args.out / "final")
     tokenizer.save_pretrained(args.out / "final")
     held_out_loss = mean_loss(model.float(), held_out, tokenizer.bos_token_id)

@@ -11,6 +11,7 @@ import contextlib
 import itertools
 import os
 import signal
+import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -38,6 +39,7 @@ class Moment(NamedTuple):
     steps: int
     row: dict[str, float]  # the newest row of the history
     coder: SparseCoder  # still at the training scale
+    scale: Scale  # what activations are multiplied by at that scale
 
 
 @dataclass
@@ -69,7 +71,7 @@ def train(
     threads: int | None = None,
     checkpoint: str | os.PathLike | None = None,
     on_step: Callable[[Moment], Any] | None = None,
-    progress: bool = True,
+    progress: Any = True,
 ) -> Run | list[Run]:
     """Train one coder, or several on one stream of activations, and return a `Run` each.
 
@@ -77,7 +79,9 @@ def train(
     al. 2024); it warms up over 2 % of the run and falls linearly over the last 30 %. dead_after: a latent is dead
     when it was off for this share of the run. precision: "float32", or "bfloat16" for the product that finds what is
     on; threads: of torch; both are measured when not given. checkpoint: a file; the same call goes on from it, bit
-    for bit on the same machine. Ctrl-C, and an `on_step` that returns True, end the run and keep what was learned.
+    for bit on the same machine. progress: True shows a live `widgets.TrainMonitor` in a notebook and a bar
+    elsewhere; False shows nothing; a monitor of your own is told of the run. Ctrl-C, the monitor's Stop button and an
+    `on_step` that returns True end the run and keep what was learned.
 
     Raises ValueError for widths that do not match, coders and objectives that do not pair, a checkpoint of another
     run, and activations that are not finite.
@@ -100,16 +104,28 @@ def train(
     saved = None if checkpoint is None else Checkpoint(Path(checkpoint), settings)
     done, plan = saved.restore(learners, plan) if saved else (0, plan)
     fast = plan["precision"] == "bfloat16"
-    bar = tqdm(total=steps, initial=done, disable=not progress, desc="training", unit="step", mininterval=0.5)
+    monitor = _monitor(acts, progress)
+    bar = tqdm(total=steps, initial=done, disable=bool(monitor) or not progress, desc="training", unit="step")
+    if monitor:
+        monitor.begin(coders[0], steps, batch_size, plan["threads"])
+    finite = True
 
-    with threads_set_to(plan["threads"]), _interruptible() as interrupted, bar:
+    with threads_set_to(plan["threads"]), interruptible() as interrupted, bar:
+
+        def ends() -> bool:
+            return interrupted.is_set() or bool(monitor and monitor.stopping)
+
         try:
-            for batch in itertools.islice(acts.batches(batch_size, start=done * batch_size), steps - done):
-                if not _steps(learners, scale(batch), done, fast):
+            for batch in itertools.islice(acts.batches(batch_size, done * batch_size, until=ends), steps - done):
+                finite = _steps(learners, scale(batch), done, fast)
+                if not finite:
                     break
                 done += 1
                 _show(bar, learners[0].row)
-                if _stops(on_step, learners, done, steps) or interrupted.is_set():
+                moments = [Moment(done, steps, r.row, r.coder, scale) for r in learners]
+                if monitor:
+                    monitor.on_step(moments[0])
+                if any([on_step(moment) for moment in moments] if on_step else []) or ends():
                     break
                 if saved:
                     saved.maybe(learners, done, plan)
@@ -121,6 +137,8 @@ def train(
                 for learner in learners:
                     learner.finish(sample, scale, acts)
     runs = [Run(r.coder, pd.DataFrame(r.history), done, done < steps, settings | plan) for r in learners]
+    if monitor:
+        monitor.end(runs[0], finite)
     return runs[0] if isinstance(coder, SparseCoder) else runs
 
 
@@ -132,9 +150,20 @@ def _steps(learners: list[Learner], batch: Batch, done: int, fast: bool) -> bool
     return all(finite)
 
 
-def _stops(on_step: Callable[[Moment], Any] | None, learners: list[Learner], done: int, steps: int) -> bool:
-    wants = [on_step(Moment(done, steps, r.row, r.coder)) for r in learners] if on_step else []
-    return any(wants)
+def _monitor(acts: Activations, progress: Any) -> Any:
+    """The monitor that was given, a new one in a notebook, else None."""
+    if not isinstance(progress, bool):
+        return progress
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    if not progress or getattr(shell, "kernel", None) is None:
+        return None
+    from IPython.display import display
+
+    from ..widgets import TrainMonitor
+
+    monitor = TrainMonitor(acts, startable=False)
+    display(monitor)
+    return monitor
 
 
 def _show(bar: tqdm, row: dict[str, float]) -> None:
@@ -158,7 +187,7 @@ def _check(coders: list, objectives: list, acts: Activations, batch_size: int, s
 
 
 @contextlib.contextmanager
-def _interruptible() -> Iterator[threading.Event]:
+def interruptible() -> Iterator[threading.Event]:
     """Ctrl-C sets the event, so that the step under way ends whole; a second Ctrl-C interrupts as usual."""
     interrupted = threading.Event()
     if threading.current_thread() is not threading.main_thread():

@@ -1,0 +1,117 @@
+"""Features: the index of all latents against the bare model that stops at the same site, and its streaming top-k."""
+
+import tempfile
+from collections.abc import Callable, Iterator
+from itertools import count
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import torch
+
+import saekit as sk
+from bench.measure import interleaved, peak_mb, ratio, report
+from saekit.codes import Codes, Support
+from saekit.features import forward
+from saekit.features.kept import Entries, Kept
+
+CODER = "tiny-python/resid.2/batch_topk"
+WINDOWS = (60, 120, 240)
+ROWS, D_SAE, L0, K, BATCH = 12_288, 8_192, 32, 32, 1_024
+
+
+def main() -> None:
+    index()
+    top_k()
+
+
+def parts(windows: int) -> tuple:
+    model = sk.load_model()
+    return model, sk.load(CODER), sk.load_corpus(model, split="held_out", files=20)[:windows]
+
+
+def collect(windows: int) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        sk.Features.collect(*parts(windows), path=folder, progress=False)
+
+
+def index() -> None:
+    rows = []
+    for windows in WINDOWS:
+        with tempfile.TemporaryDirectory() as folder:
+            rows.append(index_of(windows, Path(folder)) | {"peak MB": peak_mb(collect, windows)})
+    report("features", f"Index of all 2,048 latents of {CODER}", rows, "collect / bare time")
+
+
+def index_of(windows: int, folder: Path) -> dict[str, float]:
+    model, coder, corpus = parts(windows)
+    fresh, found = count(), sk.Features.collect(model, coder, corpus, path=folder / "kept", progress=False)
+
+    def bare() -> None:
+        for i in range(0, len(corpus), forward.WINDOWS):
+            sk.capture(model, corpus.tokens[i : i + forward.WINDOWS], coder.site)
+
+    def card() -> None:
+        latent = found[next(fresh) % coder.d_sae]
+        latent.top(12), latent.sample(12), latent.labels(), latent.histogram()
+
+    ways = {
+        "bare": bare,
+        "collect": lambda: sk.Features.collect(model, coder, corpus, path=folder / str(next(fresh)), progress=False),
+        "reopen": lambda: sk.Features.open(folder / "kept", model, coder, corpus),
+        "card": lambda: [card() for _ in range(50)],
+    }
+    seconds = interleaved(ways)
+    times = ratio(seconds, "collect", "bare")
+    return {
+        "windows": windows, "tokens": found.n, "collect / bare time": times["median"], "low": times["low"],
+        "high": times["high"], "collect tokens/s": found.n / median(seconds["collect"]),
+        "reopen ms": 1e3 * median(seconds["reopen"]), "latent card ms": 1e3 * median(seconds["card"]) / 50,
+        "MB on disk": sum(file.stat().st_size for file in (folder / "kept").iterdir()) / 1e6,
+    }  # fmt: skip
+
+
+def top_k() -> None:
+    codes = list(stream())
+    np.testing.assert_array_equal(streaming(codes), dense(codes))
+    ways: dict[str, Callable] = {"dense merging": lambda: dense(codes), "streaming": lambda: streaming(codes)}
+    seconds = interleaved(ways)
+    rows = [{"way": way, "seconds": median(seconds[way]), "tokens/s": ROWS / median(seconds[way])} for way in ways]
+    title = f"The {K} largest of {D_SAE:,} latents over {ROWS:,} tokens, {L0} on in each; the results are equal"
+    report("features_top_k", title, rows, "seconds", {"times faster": ratio(seconds, "dense merging", "streaming")})
+
+
+def stream() -> Iterator[Codes]:
+    """Batches of codes with L0 random latents on, and activations that are exponentially distributed."""
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(ROWS // BATCH):
+        latents = torch.rand(BATCH, D_SAE, generator=generator).topk(L0).indices.sort(dim=1).values
+        values = torch.empty(BATCH * L0).exponential_(generator=generator)
+        yield Codes(Support(torch.arange(BATCH + 1) * L0, latents.flatten(), D_SAE), values)
+
+
+def dense(stream: list[Codes]) -> np.ndarray:
+    """What peers do: each batch as a matrix below the largest so far, and `topk` of all columns."""
+    best = torch.zeros(K, D_SAE)
+    for codes in stream:
+        best = torch.cat([best, codes.dense()]).topk(K, dim=0).values
+    return best.T.numpy()
+
+
+def streaming(stream: list[Codes]) -> np.ndarray:
+    """The same from the entries alone."""
+    kept = Kept(D_SAE, K, 1)
+    for i, codes in enumerate(stream):
+        latents, rows, values = (x.numpy() for x in (codes.latents, codes.rows, codes.values))
+        chosen = np.flatnonzero(kept.may_hold(latents, values))
+        scores, places = values[chosen].astype(np.float64), i * BATCH + rows[chosen]
+        kept.add(Entries(latents[chosen], scores, places, values[chosen, None]))
+    found = kept.entries()
+    best = np.zeros((D_SAE, K), np.float32)
+    rank = np.arange(len(found.group)) - np.searchsorted(found.group, found.group)
+    best[found.group, rank] = found.values[:, 0]
+    return best
+
+
+if __name__ == "__main__":
+    main()

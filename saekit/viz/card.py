@@ -1,0 +1,300 @@
+"""One latent on one card: what it responds to, what it does to the output, which labels it matches, a text to try."""
+
+from collections.abc import Mapping, Sequence
+from math import log10
+from typing import Any
+
+from .html import count, esc, fixed, percent, piece, signed
+from .marks import family, marker, ramp, shape, step, strip
+from .notes import button, empty, note
+from .tokens import esc_raw, lines_of
+
+TABS = {"examples": "Examples", "output": "Output", "labels": "Labels", "try": "Try it"}
+MODES = {"top": "Top", "decile": "By decile", "random": "Random active"}
+
+
+def feature_card(data: Mapping[str, Any]) -> str:
+    """A latent's card, one tab open. `data` is what `widgets.FeatureCard.compute` gives."""
+    tabs = "".join(
+        f'<button type="button" role="tab" data-act="tab" data-arg="{name}" aria-selected="{str(name == data["tab"]).lower()}" '
+        f'tabindex="{0 if name == data["tab"] else -1}">{title}</button>'
+        for name, title in TABS.items()
+    )
+    return (
+        f'<section class="sk" aria-label="Feature card, latent {data["latent"]}" data-keys="[ ]" data-on="key">{_top(data)}'
+        f'<div class="sk-tabs" role="tablist" aria-label="Views of latent {data["latent"]}" data-roving '
+        f'data-keys="ArrowLeft ArrowRight" data-on="tabkey">{tabs}</div>'
+        f'<div class="sk-body"><div role="tabpanel" class="fc-panel">{panel(data, data["tab"])}</div></div>{_foot(data)}'
+        "</section>"
+    )
+
+
+def feature_page(data: Mapping[str, Any]) -> str:
+    """The card for a file: every tab that needs no model, one below the other."""
+    panels = "".join(
+        f'<div class="sk-body sk-rule"><h4 class="sk-h">{TABS[name]}</h4>{panel(data, name)}</div>'
+        for name in ("examples", "output", "labels")
+    )
+    return f'<section class="sk" aria-label="Feature card, latent {data["latent"]}">{_top(data)}{panels}{_foot(data)}</section>'
+
+
+def panel(data: Mapping[str, Any], tab: str) -> str:
+    """The content of one tab."""
+    if data["dead"] and tab != "try":
+        act = button("Open the next latent that is alive", "alive")
+        return empty(
+            f"Latent {data['latent']} was never on in {count(data['n'])} tokens",
+            "It may be dead, or wait for text that this corpus does not hold.", act,
+        )  # fmt: skip
+    return {"examples": _examples, "output": _output, "labels": _labels, "try": _try}[tab](data)
+
+
+# -- head
+
+
+def _top(data: Mapping[str, Any]) -> str:
+    i, latent = data["id"], data["latent"]
+    go = (
+        button("←", "step", -1, "is-icon", label="Previous latent")
+        + f'<label class="sk-vh" for="fc-{i}">Latent number</label><input id="fc-{i}" type="number" min="0" '
+        f'max="{data["d_sae"] - 1}" value="{latent}" style="width:76px" data-act="latent">'
+        + button("→", "step", 1, "is-icon", label="Next latent")
+        + button("Random", "random")
+        + button("Save as a file", "save")
+    )
+    name = f" · {data['name']}" if data["name"] else ""
+    facts = [("Density", percent(data["density"]), "of tokens")]
+    facts += [("Mean when on", fixed(data["mean"]), ""), ("Maximum", fixed(data["maximum"]), "")]
+    if data["best"]:
+        facts += [("Best-label F1", fixed(data["best"]["f1"]), f"always-fire {fixed(data['best']['always_fire'])}")]
+    stats = "".join(f"<div><dt>{k}</dt><dd>{v}<small> {u}</small></dd></div>" for k, v, u in facts)
+    alive = "dead in this corpus" if data["dead"] else "named by its best label" if data["name"] else "no label fits"
+    return (
+        f'<div class="sk-head"><div><h3 class="sk-title">Latent {latent}{esc(name)}</h3>'
+        f'<p class="sk-sub"><span class="sk-mono">{esc(data["site"])}</span> · {alive}</p></div>'
+        f'<span class="sk-group live" role="group" aria-label="Choose a latent">{go}</span></div>'
+        f'<div class="sk-cols sk-collapse fc-top"><dl class="sk-stats" style="gap:8px 18px">{stats}</dl>'
+        f"<figure>{_histogram(data)}</figure></div>"
+    )
+
+
+def _histogram(data: Mapping[str, Any]) -> str:
+    """Firings by tenths of the maximum, on a log axis; a bar filters the examples."""
+    counts, maximum = data["histogram"], data["maximum"]
+    if not sum(counts):
+        return ""
+    x0, width, height = 40, 300, 54
+    decades = max(1, len(str(max(counts))) - (max(counts) == 10 ** (len(str(max(counts))) - 1)))
+
+    def y(n: float) -> float:
+        return height - height * max(log10(n), 0) / decades
+
+    drawn = ""
+    for power in range(decades + 1):
+        at = y(10**power) + 8.5
+        drawn += f'<line class="grid" x1="{x0}" x2="{x0 + width}" y1="{at:.1f}" y2="{at:.1f}"/>'
+        if power in (0, decades):
+            drawn += f'<text x="{x0 - 5}" y="{at + 4:.1f}" text-anchor="end">{count(10**power)}</text>'
+    for i, n in enumerate(counts):
+        on = data["slice"] == i
+        alt = f"Activation {fixed(maximum * i / 10, 1)} to {fixed(maximum * (i + 1) / 10, 1)}: {count(n)} firings"
+        tall = f'y="{y(n) + 8:.1f}" height="{height - y(n):.1f}"' if n else f'y="{height + 7}" height="1"'
+        drawn += (
+            f'<g tabindex="0" role="button" aria-pressed="{str(on).lower()}" data-act="slice" data-arg="{i}" aria-label="{alt}">'
+            f'<title>{alt}</title><rect x="{x0 + i * 30}" y="0" width="30" height="{height + 8}" fill="transparent"/>'
+            f'<rect class="b" x="{x0 + i * 30 + 1}" {tall} width="28" rx="1.5" '
+            f'fill="var(--sk-a{max(2, step(i + 1, 10))})" stroke="{"var(--sk-ink)" if on else "none"}" stroke-width="1.5"/></g>'
+        )
+    drawn += f'<line class="axis" x1="{x0}" x2="{x0 + width}" y1="{height + 8.5}" y2="{height + 8.5}"/>'
+    for share in (0, 0.25, 0.5, 0.75, 1):
+        drawn += (
+            f'<text x="{x0 + width * share}" y="{height + 22}" text-anchor="middle">{fixed(maximum * share, 1)}</text>'
+        )
+    drawn += f'<text x="{x0}" y="{height + 37}">activation · firings, log axis · choose a bar</text>'
+    alt = f"Histogram of {count(sum(counts))} firings by tenths of the maximum"
+    return f'<svg class="fc-hist" viewBox="0 0 350 100" role="group" aria-label="{alt}" style="max-width:390px">{drawn}</svg>'
+
+
+# -- examples
+
+
+def _examples(data: Mapping[str, Any]) -> str:
+    radios = "".join(
+        f'<label><input type="radio" name="fc-mode-{data["id"]}" value="{mode}" data-act="mode"'
+        f"{' checked' if mode == data['mode'] else ''}>{title}</label>"
+        for mode, title in MODES.items()
+    )
+    head = (
+        '<div style="display:flex;gap:12px;align-items:center;flex-wrap:wrap;margin-bottom:6px">'
+        f'<span class="sk-seg live" role="radiogroup" aria-label="Which examples">{radios}</span>'
+        f'<span class="sk-push">{ramp("0", fixed(data["maximum"]))}</span></div>'
+    )
+    if data["slice"] is not None:
+        low, high = data["maximum"] * data["slice"] / 10, data["maximum"] * (data["slice"] + 1) / 10
+        n = data["histogram"][data["slice"]]
+        head += note("plain", f"Only activations from {fixed(low)} to {fixed(high)}: {count(n)} firings.",
+                     actions=button("Show all", "slice", data["slice"], "is-quiet"))  # fmt: skip
+    return head + "".join(_group(group, data["maximum"]) for group in data["groups"])
+
+
+def _group(group: Mapping[str, Any], maximum: float) -> str:
+    rows = "".join(
+        f'<div class="fc-ex"><b class="sk-num">{fixed(e.value)}</b>{strip(e.tokens, e.values, maximum, e.peak)}'
+        f'<span class="sk-cap src" title="{esc(e.source)}">{esc(_short(e.source))}:{e.line}</span></div>'
+        for e in group["examples"]
+    )
+    rows = rows or '<span class="sk-cap">none was kept from this range</span>'
+    return (
+        f'<div class="fc-q"><div><h4 class="sk-h">{esc(group["title"])}</h4><span class="sk-cap">{esc(group["range"])}<br>'
+        f"{esc(group['share'])}</span></div><div>{rows}</div></div>"
+    )
+
+
+def _short(source: str) -> str:
+    return source if len(source) <= 24 else "…" + source[-23:]
+
+
+# -- output
+
+
+def _output(data: Mapping[str, Any]) -> str:
+    out = data["output"]
+    if out is None:
+        return empty("This coder does not write to the residual stream", "Its rows cannot be read as tokens.")
+    most = max(abs(v) for _, v in [*out["up"], *out["down"]]) or 1
+    change = max(abs(v) for _, v in [*out["more"], *out["less"]]) or 1
+    agree = f"{out['agree']} of 10 agree with the decoder row. A random direction of the same norm: {out['agree_random']} of 10."
+    early = ""
+    if out["early"]:
+        words = (
+            f"{out['early']} layers come after this site. They rewrite what the row says, so trust the measured column."
+        )
+        early = note("warn", "A guess this early in the model.", words)
+    return (
+        f'{early}<div class="sk-cols sk-collapse" style="grid-template-columns:1fr 1fr 1fr">'
+        f'<div class="sk-panel"><h4>Raises the logit of</h4><p class="sk-cap" style="margin-bottom:8px">decoder row through '
+        f"the final norm and unembedding</p>{_tokens(out['up'], most)}</div>"
+        f'<div class="sk-panel"><h4>Lowers the logit of</h4><p class="sk-cap" style="margin-bottom:8px">the same row, its ten '
+        f"lowest</p>{_tokens(out['down'], most)}</div>"
+        f'<div class="sk-panel"><h4>Measured when it is added, +{fixed(out["strength"], 0)} max</h4><p class="sk-cap" '
+        f'style="margin-bottom:8px">change in log probability, nats, mean of {count(out["places"])} places</p>'
+        f'{_tokens(out["more"][:5], change)}<div style="height:8px"></div>{_tokens(out["less"][-5:], change)}'
+        f'<p class="sk-cap" style="margin-top:8px">{agree}</p></div></div>'
+    )
+
+
+def _tokens(rows: Sequence[tuple[str, float]], most: float) -> str:
+    drawn = ""
+    for token, value in rows:
+        kind = "sk-fill-neg sk-hatched" if value < 0 else "sk-fill-pos"
+        drawn += (
+            f'<span class="t"><span>{piece(token, spaces=True, longest=16)}</span></span>'
+            f'<span><i class="{kind}" style="width:{100 * abs(value) / most:.0f}%"></i></span>'
+            f'<span class="sk-num">{signed(value)}</span>'
+        )
+    return f'<div class="fc-log">{drawn}</div>'
+
+
+# -- labels
+
+WIDTH = 170
+
+
+def _labels(data: Mapping[str, Any]) -> str:
+    rows = data["labels"]
+    if not rows:
+        return empty("This corpus has no labels", "Collect the features on labelled text, such as load_corpus(model).")
+    above = [row["label"] for row in rows if row["f1"] > row["always_fire"] and row["context"]]
+    title = {0: "No label of context beats a detector that always fires"}.get(
+        len(above), f"{', '.join(above[:3])}{' and more' if len(above) > 3 else ''} above a detector that always fires"
+    )
+    body = "".join(_label_row(row) for row in rows[:12])
+    heads = "".join(
+        f'<th scope="col" class="{kind}">{name}</th>'
+        for name, kind in (
+            ("True label", ""), ("Base rate", "sk-num"), ("Precision", "sk-num"), ("Recall", "sk-num"), ("F1", "sk-num"),
+            ('0 <span style="float:right">1</span>', ""), ("Against always-fire", ""),
+        )
+    )  # fmt: skip
+    return (
+        f'<h4 class="sk-h">{esc(title[:1].upper() + title[1:])}</h4><p class="sk-cap" style="margin-bottom:6px">● this latent '
+        "&nbsp; <b>|</b> a detector that always fires. On or off, no threshold is tuned. Held to tokens whose label is clear.</p>"
+        f'<div class="sk-scroll"><table><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table></div>'
+    )
+
+
+def _label_row(row: Mapping[str, Any]) -> str:
+    f1, always = row["f1"], row["always_fire"]
+    identity = "" if row["context"] else ' <span class="sk-cap">(the token itself: no evidence)</span>'
+    alt = f"F1 {fixed(f1)}; always-fire {fixed(always)}"
+    dots = (
+        f'<svg width="{WIDTH}" height="18" viewBox="0 0 {WIDTH} 18" role="img" aria-label="{alt}">'
+        f'<line class="grid" x1="0" x2="{WIDTH}" y1="9.5" y2="9.5"/><line x1="0" x2="{WIDTH * f1:.1f}" y1="9.5" y2="9.5" '
+        f'stroke="var(--sk-mark)" stroke-width="2"/><line x1="{WIDTH * always:.1f}" x2="{WIDTH * always:.1f}" y1="3" y2="16" '
+        f'stroke="var(--sk-ink)" stroke-width="1.5"/><path d="{shape("circle", 4.5, WIDTH * f1, 9.5)}" fill="var(--sk-ink)"/></svg>'
+    )
+    verdict = (
+        '<span class="sk-tag good">✓ above</span>' if f1 > always and row["context"]
+        else '<span class="sk-cap">above, but no evidence</span>' if f1 > always
+        else '<span class="sk-cap">below the control</span>'
+    )  # fmt: skip
+    numbers = "".join(f'<td class="sk-num">{fixed(row[k])}</td>' for k in ("precision", "recall"))
+    return (
+        f'<tr><th scope="row">{marker(row["label"])} {esc(row["label"])}{identity}</th>'
+        f'<td class="sk-num">{percent(row["base"])}</td>{numbers}<td class="sk-num"><b>{fixed(f1)}</b></td>'
+        f"<td>{dots}</td><td>{verdict}</td></tr>"
+    )
+
+
+# -- try it
+
+
+def _try(data: Mapping[str, Any]) -> str:
+    tried = data["tried"]
+    i = data["id"]
+    wraps = "".join(button(f"Try as a {kind}", "wrap", kind) for kind in ("comment", "string", "docstring"))
+    if tried["problem"]:
+        result = note("bad", tried["problem"], actions=tried["actions"])
+    else:
+        lines = "".join(
+            '<div class="sk-line">' + strip([s for _, s, _ in line], [tried["values"][j] for j, _, _ in line],
+            data["maximum"] or tried["peak"] or 1, next((n for n, (j, _, _) in enumerate(line) if j == tried["at"]), -1)) + "</div>"
+            for line in _indented(tried["tokens"])
+        )  # fmt: skip
+        words = f"peak {fixed(tried['peak'])} at {tried['at_token']}" if tried["peak"] else "silent"
+        more = "" if tried["peak"] else f'<p class="sk-cap">{esc(tried["near"])}</p>'
+        result = f'<h4>Activation on it: {esc(words)}</h4>{more}<div class="sk-code sk-scroll" style="margin:6px 0 10px">{lines}</div>'
+    return (
+        '<div class="sk-cols sk-collapse" style="grid-template-columns:1fr 1fr"><div class="sk-field">'
+        f'<label for="fc-text-{i}">Your text<span>{count(tried["n"])} of {count(tried["room"])} tokens</span></label>'
+        f'<textarea id="fc-text-{i}" rows="8" spellcheck="false" data-act="text">{esc_raw(tried["text"])}</textarea>'
+        f'<span class="sk-cap" role="status">Follows shortly after you stop typing · last run {fixed(1000 * tried["seconds"], 0)} ms'
+        f'</span></div><div class="sk-panel">{result}<span class="sk-group">{wraps}</span></div></div>'
+    )
+
+
+def _indented(tokens: Sequence[str]) -> list[list[tuple[int, str, str]]]:
+    """Lines of tokens, the indentation of a line kept with the token that begins it."""
+    lines, rest = [], ""
+    for line in lines_of(tokens):
+        shown = [(i, text, after) for i, text, after in line]
+        if shown and rest:
+            i, text, after = shown[0]
+            shown[0] = (i, rest + text, after)
+        rest = line[-1][2] if line else ""
+        lines.append(shown)
+    return lines
+
+
+def _foot(data: Mapping[str, Any]) -> str:
+    return (
+        f'<div class="sk-foot"><span>{count(data["n"])} tokens of {esc(data["corpus"])}</span>'
+        '<span>examples come from every decile, not only the top</span><span class="sk-push live"><kbd>[</kbd> <kbd>]</kbd> '
+        "previous, next · <kbd>←</kbd> <kbd>→</kbd> tabs</span></div>"
+    )
+
+
+def name_of(label: str) -> str:
+    """A latent's name by its best label."""
+    inside = {"docstring": "inside a docstring", "comment": "inside a comment", "string": "inside a string"}
+    return inside.get(label, "inside a bracket" if family(label) == "bracket" else label)

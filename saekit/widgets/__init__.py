@@ -1,0 +1,9 @@
+"""Thin classes over `viz`: what is shown is a function of `.state`; clicks and keys change the state."""
+
+from .browser import FeatureBrowser as FeatureBrowser
+from .card import FeatureCard as FeatureCard
+from .monitor import TrainMonitor as TrainMonitor
+from .quiz import Quiz as Quiz
+from .quiz import StatusBar as StatusBar
+from .steer import SteerSlider as SteerSlider
+from .strip import TokenStrip as TokenStrip

@@ -1,0 +1,103 @@
+"""One text read by the model and the coder: what the widgets for a text share."""
+
+import time
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from ..coder import SparseCoder
+from ..codes import Codes
+from ..corpus import Text, load_corpus, pieces, python_spans
+from ..hooks import capture, check_fit
+from ..viz.notes import button
+
+
+class Advice(ValueError):
+    """Bad input with a way out: `actions` is HTML of buttons for the page."""
+
+    def __init__(self, message: str, actions: str = "") -> None:
+        super().__init__(message)
+        self.actions = actions
+
+
+class Reading(NamedTuple):
+    """A text as tokens, without BOS: its codes, true labels, and what the model expects after each token."""
+
+    tokens: tuple[str, ...]
+    ids: tuple[int, ...]
+    codes: Codes  # rows are tokens
+    pre: Float[Tensor, "tokens d_sae"]
+    labels: dict[str, Bool[np.ndarray, " tokens"]]  # empty when the text is not Python
+    expects: list[list[tuple[str, float]]]  # per token, the three likeliest next tokens
+    seconds: float  # what it took
+
+    def values(self, latent: int) -> Float[np.ndarray, " tokens"]:
+        """One latent's activation at each token."""
+        out = np.zeros(len(self.tokens), np.float32)
+        chosen = self.codes.latents == latent
+        out[self.codes.rows[chosen].numpy()] = self.codes.values[chosen].numpy()
+        return out
+
+    def strongest(self, token: int, n: int = 5) -> list[tuple[int, float]]:
+        """(latent, activation) of the strongest latents at a token."""
+        span = slice(int(self.codes.offsets[token]), int(self.codes.offsets[token + 1]))
+        values, order = self.codes.values[span].sort(descending=True)
+        return list(zip(self.codes.latents[span][order][:n].tolist(), values[:n].tolist(), strict=True))
+
+
+@lru_cache(maxsize=8)
+@torch.no_grad()
+def read(model: Any, coder: SparseCoder, text: str) -> Reading:
+    """Run the model once over a text. Raises ValueError for an empty text, or one longer than the context."""
+    started = time.perf_counter()
+    check_fit(model, coder.site, coder)
+    if not text:
+        raise Advice("The text is empty: type a line of Python, or any words")
+    corpus = load_corpus(model, [Text(text, "text", _spans(text))])
+    room = model.cfg.n_ctx - corpus.lead
+    if (n := len(model.tokenizer(text, add_special_tokens=False).input_ids)) > room:
+        raise Advice(
+            f"The text is {n:,} tokens long; the model reads {room:,}. Shorten it, or use its end",
+            button(f"Use the last {room}", "last"),
+        )
+    mask, ids = torch.from_numpy(corpus.mask[0]), corpus.tokens
+    seen = capture(model, ids, *coder.site.reads)
+    encoding = coder.encoding(coder.site.inputs(seen)[0][mask])
+    top = model(ids)[0][mask].softmax(-1).topk(3)
+    labels = {name: corpus.labels[name][0][corpus.mask[0]] for name in corpus.labels if name != "mixed"}
+    chosen = ids[0][mask].tolist()
+    words = pieces(model.tokenizer, top.indices.flatten().tolist())
+    likely = list(zip(words, top.values.flatten().tolist(), strict=True))
+    expects = [likely[i : i + 3] for i in range(0, len(likely), 3)]
+    tokens, seconds = tuple(pieces(model.tokenizer, chosen)), time.perf_counter() - started
+    return Reading(tokens, tuple(chosen), encoding.codes.on(), encoding.pre, labels, expects, seconds)
+
+
+def _spans(text: str) -> dict | None:
+    """True labels, where the text is Python."""
+    try:
+        return python_spans(text)
+    except SyntaxError:
+        return None
+
+
+def end_of(model: Any, text: str) -> str:
+    """The last part of a text that the model has room for."""
+    offsets = model.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True).offset_mapping
+    lead = int(model.tokenizer.bos_token_id is not None)
+    start = offsets[max(0, len(offsets) - model.cfg.n_ctx + lead)][0]
+    return text[start:]
+
+
+def below_threshold(coder: SparseCoder, reading: Reading, latent: int) -> tuple[int, float] | None:
+    """(token, distance) where a silent latent comes closest to being on; None where there is no threshold."""
+    threshold = getattr(coder.nonlinearity, "threshold", None)
+    if getattr(coder.nonlinearity, "along", None) == "token" or not len(reading.tokens):
+        return None
+    floor = 0.0 if threshold is None else float(threshold if threshold.ndim == 0 else threshold[latent])
+    at = int(reading.pre[:, latent].argmax())
+    return at, floor - float(reading.pre[at, latent])

@@ -1,0 +1,122 @@
+// One widget for all: Python sends HTML, the page sends back what was done to it.
+//   data-act="name" data-arg="x"   a click (or Enter, Space) sends name and x; on an input, a change sends its value
+//                                  (a checkbox with data-arg sends x and whether it is checked)
+//   data-live                      a range input that sends while it is dragged
+//   data-keys="ArrowLeft [ ]" data-on="name"   these keys, pressed inside, send name and the key
+//   data-urgent                    on a button: without an answer, interrupt the kernel
+//   data-scope="card"              acts inside are sent as card/name
+//   data-point="x0 x1 y0 y1"       a click inside this SVG area sends its position in these coordinates
+const TEXT_WAIT = 350, DRAG_WAIT = 60, STALE_AFTER = 150, URGENT_AFTER = 1500;
+
+// Make `old` look like `fresh` and keep the nodes that stay: focus, caret and scroll survive.
+function morph(old, fresh) {
+  if (old.isEqualNode(fresh) && !("value" in old)) return;
+  if (old.nodeType !== fresh.nodeType || old.nodeName !== fresh.nodeName) { old.replaceWith(fresh); return }
+  if (old.nodeType !== Node.ELEMENT_NODE) { if (old.nodeValue !== fresh.nodeValue) old.nodeValue = fresh.nodeValue; return }
+  for (const { name } of [...old.attributes]) if (!fresh.hasAttribute(name)) old.removeAttribute(name);
+  for (const { name, value } of [...fresh.attributes]) if (old.getAttribute(name) !== value) old.setAttribute(name, value);
+  if (old.nodeName === "TEXTAREA") { if (!typing(old)) old.value = fresh.textContent; return }
+  if (old.nodeName === "INPUT" && !typing(old) && !old.dataset.dragged) { old.value = fresh.getAttribute("value") ?? ""; old.checked = fresh.hasAttribute("checked") }
+  const kept = [...old.childNodes], next = [...fresh.childNodes];
+  next.forEach((node, i) => kept[i] ? morph(kept[i], node) : old.append(node));
+  kept.slice(next.length).forEach(node => node.remove());
+  if (old.nodeName === "SELECT") old.value = [...old.options].find(o => o.hasAttribute("selected"))?.value ?? old.value;
+}
+const typing = node => node === document.activeElement && /^(text|search|number|textarea)$/.test(node.type);
+
+function value(node) {
+  if (node.type === "checkbox") return node.dataset.arg ? [node.dataset.arg, node.checked] : node.checked;
+  return node.type === "range" || node.type === "number" ? Number(node.value) : node.value;
+}
+
+function scoped(node, act) {
+  for (let box = node.closest("[data-scope]"); box; box = box.parentElement?.closest("[data-scope]")) act = `${box.dataset.scope}/${act}`;
+  return act;
+}
+
+export default {
+  render({ model, el }) {
+    const root = document.createElement("div");
+    root.className = "sk-root";
+    root.dataset.lmSuppressShortcuts = "true"; // keys pressed in here are not commands of the notebook
+    el.append(root);
+    const waits = new Map();
+    let sent = 0, stale, urgent;
+    const send = (node, act, arg) => {
+      model.send({ act: scoped(node, act), arg, number: ++sent });
+      clearTimeout(stale);
+      stale = setTimeout(() => root.classList.add("is-stale"), STALE_AFTER);
+      if ("urgent" in node.dataset) urgent = setTimeout(interrupt, URGENT_AFTER);
+    };
+    const interrupt = () => { // a kernel that reads no messages while it is busy; Ctrl-C means the same to it
+      const manager = model.widget_manager;
+      (manager?.kernel ?? manager?.context?.sessionContext?.session?.kernel)?.interrupt?.();
+    };
+    const later = (node, act, wait) => {
+      clearTimeout(waits.get(node));
+      waits.set(node, setTimeout(() => { waits.delete(node); delete node.dataset.dragged; send(node, act, value(node)) }, wait));
+    };
+    const paint = () => {
+      const page = document.createElement("template");
+      page.innerHTML = model.get("html");
+      const inside = root.contains(document.activeElement) ? document.activeElement : null;
+      const group = inside?.closest("[data-roving]");
+      if (root.firstElementChild && page.content.firstElementChild) morph(root.firstElementChild, page.content.firstElementChild);
+      else root.replaceChildren(page.content);
+      if (group?.isConnected && inside.tabIndex !== 0) group.querySelector('[tabindex="0"]')?.focus({ preventScroll: true });
+    };
+    const settle = () => { clearTimeout(stale); clearTimeout(urgent); root.classList.remove("is-stale") };
+    model.on("change:html", paint);
+    model.on("change:served", settle);
+    model.on("msg:custom", message => message?.download && save(message));
+    paint();
+
+    root.addEventListener("click", event => {
+      const area = event.target.closest("[data-point]");
+      if (area) {
+        const [x0, x1, y0, y1] = area.dataset.point.split(" ").map(Number), box = area.getBoundingClientRect();
+        const x = x0 + (x1 - x0) * (event.clientX - box.left) / box.width, y = y1 + (y0 - y1) * (event.clientY - box.top) / box.height;
+        return send(area, area.dataset.act, [x, y]);
+      }
+      const node = event.target.closest("[data-act]");
+      if (node && !/^(INPUT|SELECT|TEXTAREA)$/.test(node.nodeName) && !node.disabled) send(node, node.dataset.act, node.dataset.arg ?? "");
+    });
+    root.addEventListener("input", event => {
+      const node = event.target;
+      if (!node.dataset.act) return;
+      if (/^(text|search|textarea)$/.test(node.type)) later(node, node.dataset.act, TEXT_WAIT);
+      else if (node.type === "range") {
+        node.closest(".sk-field")?.querySelector("output")?.replaceChildren(node.dataset.unit ? `${node.value} ${node.dataset.unit}` : node.value);
+        node.dataset.dragged = "1";
+        if ("live" in node.dataset) later(node, node.dataset.act, DRAG_WAIT);
+      }
+    });
+    root.addEventListener("change", event => {
+      const node = event.target;
+      if (node.dataset.act && !/^(text|search|textarea)$/.test(node.type)) later(node, node.dataset.act, 0);
+    });
+    root.addEventListener("keydown", event => {
+      event.stopPropagation();
+      const node = event.target, writes = /^(text|search|number|textarea|range)$/.test(node.type) || node.nodeName === "SELECT";
+      if ((event.key === "Enter" || event.key === " ") && node.dataset.act && !/^(BUTTON|INPUT|SELECT|TEXTAREA|A|SUMMARY)$/.test(node.nodeName)) {
+        send(node, node.dataset.act, node.dataset.arg ?? "");
+        return event.preventDefault();
+      }
+      if (writes || event.ctrlKey || event.metaKey || event.altKey) return;
+      for (let box = node.closest("[data-keys]"); box; box = box.parentElement?.closest("[data-keys]"))
+        if (box.dataset.keys.split(" ").includes(event.key)) {
+          send(box, box.dataset.on, event.key);
+          return event.preventDefault();
+        }
+    });
+    return () => { clearTimeout(stale); waits.forEach(clearTimeout) };
+  },
+};
+
+function save({ download, text }) {
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(new Blob([text], { type: "text/html" }));
+  link.download = download;
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 1000);
+}
