@@ -5,12 +5,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from bench import features, harvest, notebooks, training
+from bench import features, harvest, notebooks, training, widgets
 
 BENCHMARKS = {
     "harvest": harvest.main,
     "features": features.main,
     "training": training.main,
+    "widgets": widgets.main,
     "notebooks": notebooks.main,
 }
 

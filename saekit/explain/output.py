@@ -37,17 +37,26 @@ def vocab_proj(model: Any, coder: SparseCoder, latent: int, n: int = 10) -> pd.D
 
 
 def token_change(
-    model: Any, coder: SparseCoder, latent: int, corpus: Corpus, *, strength: float, n: int = 10, seed: int = 0
+    model: Any,
+    coder: SparseCoder,
+    latent: int,
+    corpus: Corpus,
+    *,
+    strength: float,
+    n: int = 10,
+    seed: int = 0,
+    before: Float[Tensor, " vocab"] | None = None,
 ) -> pd.DataFrame:
     """The n tokens that become likelier when a latent is added everywhere, and the n that become less likely.
 
     change: `mean log p(token | f_i + strength) - log p(token)` in nats over the tokens of a few corpus windows, the
-    coder's error kept (TokenChange, Gur-Arieh et al. 2025, with the error term left in). Raises ValueError for a
-    latent out of range and a corpus of another tokenizer.
+    coder's error kept (TokenChange, Gur-Arieh et al. 2025, with the error term left in). before: the second mean,
+    `mean_log_probs(model, prompts(corpus, seed))`, where it is known already. Raises ValueError for a latent out of
+    range and a corpus of another tokenizer.
     """
     corpus.check_model(model)
     ids = prompts(corpus, seed)
-    before = mean_log_probs(model, ids)
+    before = mean_log_probs(model, ids) if before is None else before
     after = mean_log_probs(model, ids, coder, _checked(coder, latent), strength)
     return _ends(model, after - before, n, "change")
 

@@ -100,7 +100,7 @@ class Features:
         """A row for each latent.
 
         density: share of tokens it is on at. max, mean: its activations where it is on. label: the label that its
-        F1 is furthest above always_fire, "" if none, with context, precision, recall, f1, always_fire of `label_scores`.
+        F1 is furthest above always_fire, "" if none, with context, precision, recall, f1, always_fire of its scores.
         tokens: up to 4 tokens at which its largest firings are, most frequent first. A dead latent has zeros.
         """
         return table.table_of(self)

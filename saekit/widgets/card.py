@@ -95,9 +95,9 @@ class FeatureCard(View):
         except ValueError:
             return None
         strength = STRENGTH * self.features[latent].max
-        change = token_change(model, coder, latent, corpus, strength=strength)
         ids = prompts(corpus)
         self._before = mean_log_probs(model, ids) if self._before is None else self._before
+        change = token_change(model, coder, latent, corpus, strength=strength, before=self._before)
         control = mean_log_probs(model, ids, random_direction(coder, latent), 0, strength) - self._before
         ten = set(row.id[:10])
         layer = coder.site.layer

@@ -49,6 +49,7 @@ class TrainMonitor(View):
         self._probe = _Probe(acts)
         self._number = next(_ids)
         self._last: dict[str, list] | None = None
+        self._history: dict[str, list[float]] = {}
         self._reset()
         super().__init__(lr=3, k=3, d_sae=2, batch_size=2, steps=2)
         self._stay_reachable()
@@ -65,10 +66,12 @@ class TrainMonitor(View):
             )
 
     def _reset(self) -> None:
+        if len(self._history.get("fvu", [])) > 2:
+            self._last = self._history
         self._stop.clear()
         self._go_on.set()
         self._state_name, self._moment, self._about = "ready", None, esc(self.acts.site.name)
-        self._history: dict[str, list[float]] = {}
+        self._history = {}
         self._probes: list[dict[str, Any]] = []
         self._events: list[tuple[int, str]] = []
         self._started, self._drawn, self._ended, self._paused_for = time.monotonic(), 0.0, None, 0.0
@@ -114,7 +117,6 @@ class TrainMonitor(View):
         """The run is over, by itself or by Stop."""
         self.run, self._ended = run, time.monotonic()
         self._state_name = "failed" if not finite else "stopped" if run.stopped else "done"
-        self._last = self._history if len(self._history.get("fvu", [])) > 2 else self._last
         self.draw()
 
     def _look(self, moment: Moment) -> None:

@@ -1,0 +1,506 @@
+"""The widgets without a browser: state, data, errors, exported pages. Clicks and keys go through `act`."""
+
+import re
+
+import numpy as np
+import pytest
+import torch
+
+import saekit as sk
+from saekit import presets, widgets
+from saekit.explain import token_change, vocab_proj
+from saekit.explain.output import mean_log_probs, prompts, random_direction
+from saekit.widgets.reading import below_threshold, end_of, read
+from tests.test_viz import HOSTILE, is_harmless
+
+SITE = sk.Site("blocks.1.hook_resid_post")
+TEXT = 'def f(x):\n    """Say it."""\n    return (x)\n'
+
+
+@pytest.fixture(scope="module")
+def model(tiny_models):
+    return tiny_models["gpt2"]
+
+
+@pytest.fixture(scope="module")
+def corpus(model):
+    from saekit.corpus import python_spans
+
+    sources = [f'def f{i}(a):\n    """Doc {i}."""\n    # note {i}\n    return ["s", a, {i}]\n' * 3 for i in range(12)]
+    return sk.load_corpus(model, sources, labels=[python_spans(s) for s in sources])
+
+
+@pytest.fixture(scope="module")
+def acts(model, corpus):
+    return sk.Activations(model, SITE, corpus)
+
+
+@pytest.fixture(scope="module")
+def coder(acts):
+    torch.manual_seed(0)
+    coder, objective = presets.batch_topk(acts.d_in, 64, k=6)
+    return sk.train(coder, acts, objective, steps=30, batch_size=128, progress=False).coder
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    return tmp_path_factory.mktemp("index") / "i"
+
+
+@pytest.fixture(scope="module")
+def features(model, coder, corpus, path):
+    return sk.Features.collect(model, coder, corpus, path=path, progress=False)
+
+
+@pytest.fixture
+def strip(model, coder):
+    return widgets.TokenStrip(model, coder, TEXT)
+
+
+@pytest.fixture
+def card(features):
+    return widgets.FeatureCard(features, int(features.table.density.idxmax()), text=TEXT)
+
+
+@pytest.fixture
+def browser(features):
+    return widgets.FeatureBrowser(features)
+
+
+@pytest.fixture
+def slider(model, coder):
+    return widgets.SteerSlider(model, coder, 3, "def f(", maximum=2.0)
+
+
+@pytest.fixture
+def every(strip, card, browser, slider, acts):
+    others = [widgets.Quiz("q?", ["a", "b"], 0, "why"), widgets.StatusBar({"model": "m"}), widgets.TrainMonitor(acts)]
+    return [strip, card, browser, slider, *others]
+
+
+# -- all of them
+
+
+def test_state_is_plain_data_and_sets_itself(every):
+    for widget in every:
+        before, html = widget.state, widget.html
+        widget.set_state(**before)
+        assert widget.state == before
+        assert re.sub(r"[\d.]+ ms", "", widget.html) == re.sub(r"[\d.]+ ms", "", html)
+
+
+def test_unknown_settings_are_refused_and_change_nothing(every):
+    for widget in every:
+        before = widget.state
+        with pytest.raises(ValueError, match="no setting 'colour'"):
+            widget.set_state(colour="red")
+        assert widget.state == before
+
+
+def test_an_exported_page_is_one_offline_document(every, tmp_path):
+    for widget in every:
+        page = widget.to_html()
+        assert page.startswith("<!doctype html>")
+        assert is_harmless(page)
+        assert "http" not in page.replace("http-equiv", "")
+        assert len(page) < 300_000
+
+
+def test_an_error_in_a_callback_is_shown_and_the_picture_stays(strip):
+    before = strip.html
+    strip._hear(strip, {"act": "latent", "arg": 64}, [])
+    assert "latent 64 is not in [0, 64)" in strip.html
+    assert 'role="alert"' in strip.html
+    assert before.removeprefix("<div>")[:200] in strip.html
+    assert strip.served == 1
+    strip._hear(strip, {"act": "latent", "arg": 5}, [])
+    assert 'role="alert"' not in strip.html
+
+
+def test_a_fault_of_ours_is_shown_with_its_traceback(strip, monkeypatch):
+    monkeypatch.setattr(strip, "compute", lambda: 1 / 0)
+    strip._hear(strip, {"act": "cursor", "arg": 1}, [])
+    assert "ZeroDivisionError" in strip.html
+    assert "Traceback" in strip.html
+
+
+# -- reading a text
+
+
+def test_a_reading_is_what_the_coder_says(model, coder):
+    reading = read(model, coder, TEXT)
+    assert "".join(reading.tokens) == TEXT
+    ids = model.to_tokens(TEXT, prepend_bos=True)
+    with torch.no_grad():
+        x = sk.capture(model, ids, SITE)[SITE.name][0, 1:]
+        dense = coder.encode(x).dense().numpy()
+    for latent in range(64):
+        np.testing.assert_allclose(reading.values(latent), dense[:, latent], atol=1e-5)
+    latents, values = zip(*reading.strongest(4, 3), strict=True)
+    np.testing.assert_allclose(values, np.sort(dense[4])[::-1][: len(values)], atol=1e-5)
+    assert [dense[4, i] for i in latents] == pytest.approx(list(values))
+    assert reading.labels["docstring"].sum() == len('"""Say it."""')
+    top = model(ids)[0, 1:].softmax(-1).max(-1).values
+    assert [expects[0][1] for expects in reading.expects] == pytest.approx(top.tolist(), abs=1e-6)
+
+
+def test_texts_that_cannot_be_read(model, coder):
+    with pytest.raises(ValueError, match="empty"):
+        read(model, coder, "")
+    long = "x" * 100
+    with pytest.raises(ValueError, match="100 tokens long; the model reads 63") as problem:
+        read(model, coder, long)
+    assert "Use the last 63" in problem.value.actions
+    assert len(read(model, coder, end_of(model, long)).tokens) == 63
+    assert read(model, coder, "not ( python").labels.keys() <= read(model, coder, TEXT).labels.keys()
+
+
+def test_the_distance_of_a_silent_latent_to_its_threshold(model, coder):
+    reading = read(model, coder, TEXT)
+    silent = next(i for i in range(64) if not reading.values(i).any())
+    at, distance = below_threshold(coder, reading, silent)
+    assert distance == pytest.approx(float(coder.nonlinearity.threshold - reading.pre[:, silent].max()))
+    assert distance >= 0
+    assert reading.pre[at, silent] == reading.pre[:, silent].max()
+
+
+# -- one by one
+
+
+def test_the_strip_moves(strip):
+    strip.set_state(cursor=0)
+    for key, place in (("ArrowRight", 1), ("End", len(TEXT) - 1), ("ArrowLeft", len(TEXT) - 2), ("Home", 0)):
+        strip.act("move", key)
+        assert strip.state["cursor"] == place
+    strip.act("move", "ArrowDown")
+    second = TEXT.index("\n") + 1
+    assert strip.state["cursor"] == second
+    strip.act("move", "ArrowUp")
+    assert strip.state["cursor"] == 0
+    strip.act("move", "ArrowUp")
+    assert strip.state["cursor"] == 0
+    strip.act("place", [7.4, 0.5])
+    assert strip.state["cursor"] == 7
+    strip.act("lane", ["docstring", False])
+    assert "docstring" not in strip.state["lanes"]
+    strip.act("text", "x = 1\n")
+    assert "".join(strip.compute()["tokens"]) == "x = 1\n"
+
+
+def test_the_strip_says_why_a_latent_is_silent(model, coder):
+    reading = read(model, coder, TEXT)
+    silent = next(i for i in range(64) if not reading.values(i).any())
+    strip = widgets.TokenStrip(model, coder, TEXT, silent)
+    assert f"Latent {silent} does not fire on this text" in strip.html
+    assert "below its threshold" in strip.html
+    act = re.search(r'data-act="latent" data-arg="(\d+)"', strip.html)
+    strip.act("latent", act[1])
+    assert "does not fire" not in strip.html
+
+
+def test_a_guess_is_scored_by_overlap(model, coder):
+    strip = widgets.TokenStrip(model, coder, TEXT, guess=True)
+    with pytest.raises(ValueError, match="nothing is revealed"):
+        _ = strip.overlap
+    truth = {i for i, v in enumerate(read(model, coder, TEXT).values(strip.state["latent"])) if v > 0}
+    assert not re.search(r"sk-tok a\d", strip.html)
+    wrong = next(i for i in range(len(TEXT)) if i not in truth)
+    right = next(iter(truth))
+    for i in (wrong, right, wrong, wrong):
+        strip.act("cursor", i)
+    assert set(strip.state["marked"]) == {wrong, right}
+    strip.act("reveal", "")
+    assert strip.overlap == pytest.approx(1 / (len(truth) + 1))
+    strip.act("cursor", next(iter(truth - {right}), right))
+    assert set(strip.state["marked"]) == {wrong, right}
+
+
+@pytest.mark.parametrize("latent", [-1, 64, 10**6])
+def test_latents_out_of_range_are_refused(model, coder, features, latent):
+    for make in (
+        lambda: widgets.TokenStrip(model, coder, TEXT, latent),
+        lambda: widgets.SteerSlider(model, coder, latent, "x", maximum=1.0),
+        lambda: vocab_proj(model, coder, latent),
+        lambda: widgets.FeatureCard(features, 0).set_state(latent=latent),
+    ):
+        with pytest.raises(ValueError, match=r"64|range"):
+            make()
+
+
+def test_a_card_shows_the_index(card, features):
+    data = card.compute()
+    latent = features[data["latent"]]
+    assert sum(data["histogram"]) == latent.count
+    for group, (low, high) in zip(data["groups"], [(9, 10), (5, 9), (2, 5), (0, 2)], strict=False):
+        for example in group["examples"]:
+            assert latent.max * low / 10 - 1e-5 < example.value <= latent.max * high / 10 + 1e-5
+    for tab in ("examples", "output", "labels", "try"):
+        card.act("tab", tab)
+        assert card.state["tab"] == tab
+    assert card.compute()["tried"]["tokens"]
+    card.act("tabkey", "ArrowRight")
+    assert card.state["tab"] == "examples"
+    card.act("slice", "2")
+    for group in card.compute()["groups"]:
+        assert all(latent.max * 0.2 < e.value <= latent.max * 0.3 + 1e-5 for e in group["examples"])
+    card.act("slice", "2")
+    assert card.state["slice"] is None
+    card.act("step", "-1")
+    card.act("key", "]")
+    assert card.state["latent"] == data["latent"]
+
+
+def test_a_dead_latent_gets_advice(model, coder, corpus, tmp_path):
+    import copy
+
+    dead = copy.deepcopy(coder)
+    with torch.no_grad():
+        dead.b_enc[0] = -1e6
+    index = sk.Features.collect(model, dead, corpus, path=tmp_path / "i", progress=False)
+    card = widgets.FeatureCard(index, 0, text=TEXT)
+    assert "Latent 0 was never on" in card.html
+    card.act("alive", "")
+    assert not index[card.state["latent"]].dead
+    card.act("latent", 0)
+    card.act("tab", "try")
+    assert "silent" in card.html
+    assert is_harmless(card.to_html())
+
+
+def test_an_unreadable_text_is_answered_in_the_card(card):
+    card.act("tab", "try")
+    card.act("text", "")
+    assert "The text is empty" in card.html
+    card.act("text", "x" * 80)
+    assert "80 tokens long" in card.html
+    card.act("last", "")
+    assert card.compute()["tried"]["n"] == 63
+    card.act("text", "x = 1")
+    card.act("wrap", "comment")
+    assert card.state["text"] == "# x = 1"
+
+
+def test_the_browser_filters_sorts_and_selects(browser, features):
+    table = features.table
+    alive = table[table.density > 0]
+    assert browser.compute()["found"] == len(alive)
+    label = alive.label.mode()[0]
+    browser.act("label", label)
+    assert set(browser.matching().label) == {label}
+    browser.act("sort", "density")
+    shown = [row["density"] for row in browser.compute()["rows"]]
+    assert shown == sorted(shown, reverse=True)
+    browser.act("sort", "density")
+    assert [row["density"] for row in browser.compute()["rows"]] == sorted(browser.matching().density)[:14]
+    browser.act("clear", "")
+    browser.act("low", -1.0)
+    assert (browser.matching().density >= 0.1 - 1e-6).all()
+    browser.act("clear", "")
+    chosen = int(alive.index[5])
+    browser.act("point", [float(np.log10(alive.density.iloc[5])), float(alive.f1.iloc[5])])
+    assert (
+        alive.loc[browser.state["latent"], ["density", "f1"]].tolist() == alive.loc[chosen, ["density", "f1"]].tolist()
+    )
+    browser.act("query", "no such thing")
+    assert "No latent matches these filters" in browser.html
+    assert "the search for" in browser.html
+
+
+def test_an_open_card_follows_the_selection(browser, features):
+    browser.act("key", "Enter")
+    order = list(browser.matching().index)
+    browser.act("key", "ArrowDown")
+    assert browser.state["latent"] == browser.card.state["latent"] == order[1]
+    browser.act("card/step", "1")
+    assert browser.state["latent"] == browser.card.state["latent"]
+    assert f"Latent {browser.state['latent']}" in browser.html
+
+
+def test_an_index_of_another_coder_is_refused(features, path, model, corpus, coder):
+    import copy
+
+    other = copy.deepcopy(coder)
+    with torch.no_grad():
+        other.W_dec.mul_(2)
+    with pytest.raises(ValueError, match="coder"):
+        sk.Features.open(path, model, other, corpus)
+
+
+def test_the_slider_steers(slider, model, coder):
+    assert slider.compute()["kl"] == pytest.approx(0, abs=1e-6)
+    slider.act("strength", 4.0)
+    data = slider.compute()
+    ids = model.to_tokens("def f(", prepend_bos=True)
+    with torch.no_grad(), sk.splice(model, coder, edit=sk.add(3, 8.0)):
+        truth = model(ids)[0, -1].softmax(-1)
+    assert max(after for _, _, after in data["rows"]) == pytest.approx(float(truth.max()), abs=1e-6)
+    assert data["kl"] > 0 < data["kl_random"]
+    with pytest.raises(ValueError, match="strength=9"):
+        slider.set_state(strength=9.0)
+    with pytest.raises(ValueError, match="maximum"):
+        widgets.SteerSlider(model, coder, 3, "x", maximum=0.0)
+
+
+def test_quiz(capsys):
+    quiz = widgets.Quiz("Which?", ["this", "that"], 1, "because", on_commit=lambda choice: print("chose", choice))
+    assert quiz.correct is None
+    with pytest.raises(ValueError, match="nothing is chosen"):
+        quiz.act("commit", "")
+    quiz.act("choice", "0")
+    quiz.act("commit", "")
+    assert quiz.correct is False
+    assert "because" not in quiz.html
+    quiz.act("again", "")
+    quiz.act("choice", "1")
+    quiz.act("commit", "")
+    assert quiz.correct is True
+    assert "because" in quiz.html
+    assert capsys.readouterr().out == "chose 0\nchose 1\n"
+    guess = widgets.Quiz("How many?", ["1", "2"])
+    guess.act("choice", "0")
+    guess.act("commit", "")
+    assert guess.correct is None
+    for options, answer in ((["one"], 0), (["a", "b"], 2)):
+        with pytest.raises(ValueError, match="options"):
+            widgets.Quiz("q", options, answer)
+
+
+# -- hostile text
+
+
+@pytest.mark.parametrize("token", [t for t in HOSTILE if t.isprintable() and len(t) < 60])
+def test_hostile_text_is_text_in_every_widget(model, coder, features, token, tmp_path):
+    corpus = sk.load_corpus(model, [token * 2, token])
+    index = sk.Features.collect(model, coder, corpus, path=tmp_path / "i", progress=False)
+    made = [
+        widgets.TokenStrip(model, coder, token), widgets.FeatureBrowser(index),
+        widgets.FeatureCard(index, 0, text=token),
+        widgets.SteerSlider(model, coder, 1, token, maximum=1.0), widgets.Quiz(token, [token, token]),
+        widgets.StatusBar({token: token}),
+    ]  # fmt: skip
+    made[1].act("query", token)
+    made[2].act("tab", "try")
+    for widget in made:
+        assert is_harmless(widget.html)
+        assert is_harmless(widget.to_html())
+
+
+# -- training
+
+
+def test_a_monitor_follows_a_run_and_stops_it(acts):
+    monitor = widgets.TrainMonitor(acts, startable=False)
+    coder, objective = presets.batch_topk(acts.d_in, 64, k=6)
+
+    def stop(moment):
+        if moment.step == 12:
+            monitor._hear(monitor, {"act": "stop"}, [])
+
+    run = sk.train(coder, acts, objective, steps=40, batch_size=128, on_step=stop, progress=monitor)
+    assert run.stopped
+    assert run.steps == 12
+    assert not run.coder.training
+    assert run.coder.site == SITE
+    data = monitor.compute()
+    assert data["state"] == "stopped"
+    assert data["history"]["fvu"] == run.history.fvu.tolist()
+    assert "Stopped at step 12 of 40" in monitor.html
+    assert set(data["labels"]) <= set(acts.corpus.labels)
+
+
+def test_a_stop_in_the_middle_of_a_harvest_is_heard(acts):
+    monitor = widgets.TrainMonitor(acts, startable=False)
+    coder, objective = presets.topk(acts.d_in, 64, k=6)
+    passes = []
+    capture = sk.activations.capture
+
+    def counted(*args, **kwargs):
+        passes.append(1)
+        monitor.stop()
+        return capture(*args, **kwargs)
+
+    begin = monitor.begin
+    monitor.begin = lambda *a: (begin(*a), setattr(sk.activations, "capture", counted))
+    try:
+        run = sk.train(coder, acts, objective, steps=40, batch_size=128, progress=monitor)
+    finally:
+        sk.activations.capture = capture
+    assert run.stopped
+    assert run.steps == 0
+    assert len(passes) == 1
+    assert not run.coder.training
+
+
+def test_a_run_started_by_hand_keeps_the_last_one_behind(acts):
+    monitor = widgets.TrainMonitor(acts)
+    monitor.set_state(d_sae=0, steps=0, batch_size=0, k=1)
+    assert monitor.settings() == {"lr": 3e-3, "k": 8, "d_sae": 256, "batch_size": 512, "steps": 60}
+    monitor.act("start", "")
+    assert monitor.run.coder.d_sae == 256
+    first = monitor.run.history.fvu.tolist()
+    assert monitor.compute()["state"] == "done"
+    monitor.act("start", "")
+    assert monitor.compute()["ghost"]["fvu"] == first
+    with pytest.raises(ValueError, match="lr=9"):
+        monitor.set_state(lr=9)
+
+
+def test_a_loss_that_is_not_finite_is_said(acts):
+    monitor = widgets.TrainMonitor(acts, startable=False)
+    coder, objective = presets.topk(acts.d_in, 64, k=6)
+
+    def break_it(moment):
+        if moment.step == 3:
+            with torch.no_grad():
+                moment.coder.W_dec.fill_(torch.nan)
+
+    with pytest.warns(UserWarning, match="not finite"):
+        run = sk.train(coder, acts, objective, steps=10, batch_size=128, on_step=break_it, progress=monitor)
+    assert run.steps == 3
+    assert monitor.compute()["state"] == "failed"
+    assert "NaN after step 3" in monitor.html
+
+
+def test_the_pca_of_the_monitor_is_sklearns(acts):
+    from sklearn.decomposition import PCA
+
+    probe = widgets.TrainMonitor(acts)._probe
+    x = probe._read()[0].numpy()
+    truth = 1 - PCA(6, svd_solver="full").fit(x).explained_variance_ratio_.sum()
+    assert probe.pca(6) == pytest.approx(truth, rel=1e-4)
+
+
+# -- what a latent does to the output
+
+
+def test_vocab_proj_is_the_logit_lens_of_the_row(model, coder):
+    table = vocab_proj(model, coder, 3, n=5)
+    row = coder.W_dec[3]
+    norm = (row - row.mean()) / torch.sqrt(row.var(unbiased=False) + model.cfg.eps) * model.ln_final.weight
+    logits = (norm @ model.W_U).detach()
+    logits -= logits.mean()
+    order = logits.argsort(descending=True)
+    assert table.id.tolist() == order[:5].tolist() + order[-5:].tolist()
+    np.testing.assert_allclose(table.logit, logits[table.id.tolist()], atol=1e-4)
+    np.testing.assert_allclose(table.z, table.logit / logits.double().std().item(), atol=1e-4)
+
+
+def test_token_change_is_the_mean_difference_of_log_probabilities(model, coder, corpus):
+    ids = prompts(corpus)
+    with torch.no_grad(), sk.splice(model, coder, edit=sk.add(3, 5.0)):
+        after = model(ids).log_softmax(-1).double().mean((0, 1))
+    with torch.no_grad():
+        change = after - model(ids).log_softmax(-1).double().mean((0, 1))
+    table = token_change(model, coder, 3, corpus, strength=5.0, n=4)
+    np.testing.assert_allclose(table.change, change[table.id.tolist()], atol=1e-5)
+    assert table.change.iloc[0] == pytest.approx(float(change.max()), abs=1e-5)
+    assert token_change(model, coder, 3, corpus, strength=0.0).change.abs().max() == 0
+
+
+def test_the_random_control_is_as_long_and_never_on(model, coder, corpus):
+    control = random_direction(coder, 3)
+    assert float(control.W_dec.norm()) == pytest.approx(float(coder.W_dec[3].norm()), rel=1e-5)
+    ids = prompts(corpus)
+    same = mean_log_probs(model, ids, control, 0, 0.0)
+    torch.testing.assert_close(same, mean_log_probs(model, ids))
+    assert not torch.allclose(mean_log_probs(model, ids, control, 0, 3.0), same)
