@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from sklearn.metrics import f1_score
 
+from saekit.recipes import labels, tasks, text, tokenizer
 from saekit.recipes import model as recipe
-from saekit.recipes import tasks, text, tokenizer
 from saekit.recipes.text import Source
 
 WORDS = "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda_ mu nu xi omicron pi rho sigma tau".split()
@@ -134,3 +135,35 @@ def test_accuracy_of_a_model_that_knows_and_one_that_does_not(tiny_models):
     assert (knows["value"], does_not["value"]) == (1.0, 0.0)
     assert knows["low"] < 1
     assert knows["chance"] == pytest.approx(1 / 3)
+
+
+def test_the_best_threshold_is_the_best_of_all():
+    rng = np.random.default_rng(0)
+    y = rng.random(200) < 0.3
+    score = np.round(rng.normal(size=200) + y, 1)  # with ties
+    threshold, best = labels.best_threshold(score, y)
+    every = [f1_score(y, score > t) for t in np.arange(-4, 5, 0.05)]
+    assert best == pytest.approx(max(every))
+    assert labels.f1(score > threshold, y) == pytest.approx(best)
+    assert f1_score(y, score > threshold) == pytest.approx(best)
+
+
+def test_label_sets_are_chosen_on_one_side_and_scored_on_the_other():
+    """Two latents that hold half of the label each, a dimension that holds a little; then one of them is broken."""
+    rng = np.random.default_rng(0)
+    y = rng.random(4_000) < 0.3
+    first = rng.random(4_000) < 0.5
+    codes = (rng.random((4_000, 30)) < 0.2).astype(np.float16)
+    codes[:, 3], codes[:, 7] = y & first, y & ~first
+    x = rng.normal(size=(4_000, 6)).astype(np.float16)
+    x[:, 2] -= 2 * y
+    broken = codes.copy()
+    broken[:, 7] = 0
+    train, held_out = labels.Tokens(codes, x, {"a": y}), labels.Tokens(broken, x, {"a": y})
+    card = labels.label_card(train, train, "a")
+    assert {3, 7} <= set(card["set"]) and len(card["set"]) == 5
+    assert card["set_f1"] == pytest.approx(1.0)
+    assert card["f1"] == pytest.approx(f1_score(y, codes[:, card["latent"]] > 0))
+    assert card["dimension"] == 2
+    assert card["always_fire"] == pytest.approx(f1_score(y, np.ones_like(y)))
+    assert labels.label_card(train, held_out, "a")["set_f1"] < 0.9

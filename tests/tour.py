@@ -107,7 +107,8 @@ def _show(widget):
         return plotly.io.to_html(widget, include_plotlyjs=False, full_html=False)
     if hasattr(widget, "to_html"):
         text = widget.to_html()
-        return f'<iframe srcdoc="{html.escape(text)}"></iframe>' if "<html" in text[:200].lower() else text
+        tall = "this.style.height = this.contentDocument.documentElement.scrollHeight + 8 + 'px'"
+        return f'<iframe srcdoc="{html.escape(text)}" onload="{tall}"></iframe>' if "<html" in text[:200].lower() else text
     if hasattr(widget, "children"):
         return f'<div class="{kind.lower()}">{"".join(map(_show, widget.children))}</div>'
     if hasattr(widget, "outputs"):
@@ -137,7 +138,7 @@ pre {{ overflow-x: auto; font: 13px/1.45 ui-monospace, monospace; }}
 .output_error pre, .output_stderr pre {{ color: light-dark(#b3261e, #ff9b93); white-space: pre-wrap; }}
 table {{ border-collapse: collapse; font-variant-numeric: tabular-nums; }}
 th, td {{ padding: 2px 12px 2px 0; text-align: right; border: 0; }}
-iframe {{ width: 100%; height: 480px; border: 1px solid light-dark(#e1e2e3, #2e2e2f); }}
+iframe {{ width: 100%; height: 480px; border: 0; color-scheme: light dark; }}
 .hbox {{ display: flex; gap: 16px; flex-wrap: wrap; }}
 ul.gallery {{ list-style: none; padding: 0; display: grid; gap: 24px;
   grid-template-columns: repeat(auto-fill, minmax(280px, 1fr)); }}

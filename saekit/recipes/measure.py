@@ -19,11 +19,13 @@ from saekit import evals
 from saekit.features import label_scores
 from saekit.files import replacing
 
+from . import labels
 from .tasks import known_answers
 from .text import is_held_out, stdlib
 
 MEASURED = Path(__file__).parent.parent / "assets" / "measured.json"
 LABELS = ("docstring", "comment", "string", "bracket", "def name", "argument", "import line")
+CARDS, TRAIN_FILES = ("docstring", "comment"), 60
 
 
 @torch.no_grad()
@@ -47,7 +49,10 @@ def of_model(model: Any) -> dict[str, Any]:
 
 
 def of_coder(model: Any, name: str) -> dict[str, Any]:
-    """A shipped coder's card: fidelity on all held-out packages, and its best latent for each label."""
+    """A shipped coder's card: fidelity on all held-out packages, its best latent for each label, and label sets.
+
+    best_latent is the best on the held-out text itself; label_cards choose on training packages (`recipes/labels.py`).
+    """
     coder, held_out = sk.load(name), sk.load_corpus(model, split="held_out")
     scores = label_scores(model, coder, held_out)
     best = scores.loc[scores.groupby("label").f1.idxmax()].set_index("label")
@@ -56,7 +61,14 @@ def of_coder(model: Any, name: str) -> dict[str, Any]:
         "fidelity": evals.fidelity(model, coder, held_out, tokens=10**9),
         "fidelity_at_l0_32": evals.fidelity(model, recalibrated(model, coder, held_out), held_out, tokens=10**9),
         "best_latent": {label: best.loc[label, columns].to_dict() for label in LABELS},
+        "label_cards": label_cards(model, coder, held_out),
     }
+
+
+def label_cards(model: Any, coder: sk.SparseCoder, held_out: sk.Corpus) -> dict[str, Any]:
+    train = labels.read(model, coder, sk.load_corpus(model, split="train", files=TRAIN_FILES), CARDS)
+    test = labels.read(model, coder, held_out, CARDS)
+    return {label: labels.label_card(train, test, label) for label in CARDS}
 
 
 def recalibrated(model: Any, coder: sk.SparseCoder, corpus: sk.Corpus) -> sk.SparseCoder:
