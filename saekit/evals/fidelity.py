@@ -10,7 +10,8 @@ from torch.nn import functional as F
 
 from ..coder import SparseCoder
 from ..corpus import Corpus
-from ..hooks import capture, check_fit, splice
+from ..features.forward import check
+from ..hooks import capture, splice
 
 WINDOWS = 2  # per forward pass
 BOOTSTRAPS = 1_000
@@ -32,7 +33,7 @@ def fidelity(
 
     Raises ValueError when the corpus is of another tokenizer, or the coder of another site, width or model.
     """
-    _check(model, coder, corpus)
+    check(model, coder, corpus)
     chosen = _windows(corpus, tokens, seed)
     sums = [_window_sums(model, coder, corpus, chosen[i : i + WINDOWS]) for i in range(0, len(chosen), WINDOWS)]
     mean = sum(s["y_sum"] for s in sums) / sum(s["n"].sum() for s in sums)
@@ -44,16 +45,6 @@ def fidelity(
     on = sum(s["on"] for s in sums)
     scores = _scores(per_window, mean) | _spread(on, int(per_window["n"].sum())) | _intervals(per_window, mean, seed)
     return {name: float(value) for name, value in scores.items()}
-
-
-def _check(model: Any, coder: SparseCoder, corpus: Corpus) -> None:
-    corpus.check_model(model)
-    check_fit(model, coder.site, coder)
-    if coder.tokenizer not in (None, corpus.fingerprint):
-        raise ValueError(
-            f"the coder was trained on text of tokenizer {coder.tokenizer}, the corpus is of {corpus.fingerprint}; "
-            "load the model it was trained on"
-        )
 
 
 def _windows(corpus: Corpus, tokens: int, seed: int) -> Int[np.ndarray, " n"]:
