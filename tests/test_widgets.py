@@ -504,3 +504,12 @@ def test_the_random_control_is_as_long_and_never_on(model, coder, corpus):
     same = mean_log_probs(model, ids, control, 0, 0.0)
     torch.testing.assert_close(same, mean_log_probs(model, ids))
     assert not torch.allclose(mean_log_probs(model, ids, control, 0, 3.0), same)
+
+
+def test_a_monitor_says_when_a_run_is_worse_than_the_mean(acts):
+    monitor = widgets.TrainMonitor(acts, startable=False)
+    coder, objective = presets.batch_topk(acts.d_in, 64, k=6)
+    run = sk.train(coder, acts, objective, steps=8, batch_size=128, lr=3.0, progress=monitor)
+    assert run.history.fvu.iloc[-1] > 1
+    assert "worse than always giving the mean" in monitor.html
+    assert "of the variance explained" not in monitor.html

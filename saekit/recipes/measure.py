@@ -7,6 +7,8 @@ import argparse
 import copy
 import importlib.metadata
 import json
+import multiprocessing
+import os
 import platform
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,7 @@ from .text import is_held_out, stdlib
 MEASURED = Path(__file__).parent.parent / "assets" / "measured.json"
 LABELS = ("docstring", "comment", "string", "bracket", "def name", "argument", "import line")
 CARDS, TRAIN_FILES = ("docstring", "comment"), 60
+TOKENS = 50_000  # of the held-out packages, for fidelity
 
 
 @torch.no_grad()
@@ -48,18 +51,19 @@ def of_model(model: Any) -> dict[str, Any]:
     return {"held_out_loss": held_out_loss(model), "known_answer_tasks": known_answers(model)}
 
 
-def of_coder(model: Any, name: str) -> dict[str, Any]:
-    """A shipped coder's card: fidelity on all held-out packages, its best latent for each label, and label sets.
+def of_coder(name: str) -> dict[str, Any]:
+    """A shipped coder's card: fidelity on held-out packages, its best latent for each label, and label sets.
 
     best_latent is the best on the held-out text itself; label_cards choose on training packages (`recipes/labels.py`).
     """
-    coder, held_out = sk.load(name), sk.load_corpus(model, split="held_out")
+    model, coder = sk.load_model(), sk.load(name)
+    held_out = sk.load_corpus(model, split="held_out")
     scores = label_scores(model, coder, held_out)
     best = scores.loc[scores.groupby("label").f1.idxmax()].set_index("label")
     columns = ["latent", "f1", "always_fire"]
     return {
-        "fidelity": evals.fidelity(model, coder, held_out, tokens=10**9),
-        "fidelity_at_l0_32": evals.fidelity(model, recalibrated(model, coder, held_out), held_out, tokens=10**9),
+        "fidelity": evals.fidelity(model, coder, held_out, tokens=TOKENS),
+        "fidelity_at_l0_32": evals.fidelity(model, recalibrated(model, coder, held_out), held_out, tokens=TOKENS),
         "best_latent": {label: best.loc[label, columns].to_dict() for label in LABELS},
         "label_cards": label_cards(model, coder, held_out),
     }
@@ -90,12 +94,16 @@ def versions() -> dict[str, str]:
 
 def main(beside: dict[str, str]) -> None:
     model = sk.load_model()
-    measured = {
-        "model": of_model(model),
-        "beside": {name: of_model(sk.load_model(folder)) for name, folder in beside.items()},
-        "coders": {name: of_coder(model, name) for name in sk.pretrained(model).name},
-        "versions": versions(),
-    }
+    names = list(sk.pretrained(model).name)
+    # Several processes of one thread each; many threads on small products wait for one another.
+    with multiprocessing.get_context("spawn").Pool(os.cpu_count(), torch.set_num_threads, (1,)) as pool:
+        coders = pool.map_async(of_coder, names, chunksize=1)
+        measured = {
+            "model": of_model(model),
+            "beside": {name: of_model(sk.load_model(folder)) for name, folder in beside.items()},
+            "coders": dict(zip(names, coders.get(), strict=True)),
+            "versions": versions(),
+        }
     with replacing(MEASURED) as temporary:
         temporary.write_text(json.dumps(measured, indent=1, default=float) + "\n")
     print(MEASURED.read_text())

@@ -41,6 +41,8 @@ def _head(run: Mapping[str, Any]) -> str:
 def _finding(run: Mapping[str, Any]) -> str:
     fvu, step = run["history"].get("fvu") or [], count(run["step"])
     explained = f"{fixed(100 - 100 * fvu[-1], 1)}{THIN}% of the variance explained" if fvu else ""
+    if fvu and fvu[-1] >= 1:
+        explained = f"worse than always giving the mean (FVU {fixed(fvu[-1], 1)})"
     l0 = (run["history"].get("l0") or [None])[-1]
     by = f" by {fixed(l0, 1)} latents per token" if l0 is not None else ""
     return {
@@ -80,11 +82,11 @@ def _settings(run: Mapping[str, Any]) -> str:
     if not run["settings"]:
         return ""
     fields = []
-    for name, (label, low, high, value, shown, unit) in run["settings"].items():
+    for name, (label, value, notches) in run["settings"].items():
         fields.append(
-            f'<div class="sk-field"><label for="tm-{name}-{run["id"]}">{esc(label)} <output>{esc(shown)}</output></label>'
-            f'<input id="tm-{name}-{run["id"]}" type="range" min="{low}" max="{high}" step="1" value="{value}" '
-            f'data-act="{name}" data-unit="{unit}"></div>'
+            f'<div class="sk-field"><label for="tm-{name}-{run["id"]}">{esc(label)} <output>{esc(notches[value])}</output></label>'
+            f'<input id="tm-{name}-{run["id"]}" type="range" min="0" max="{len(notches) - 1}" step="1" value="{value}" '
+            f'data-act="{name}" data-names="{esc(" ".join(notches))}"></div>'
         )
     return (
         '<div class="tm-set sk-rule" role="group" aria-label="Settings; changes apply to the next start">'
@@ -140,17 +142,22 @@ def _series(run: Mapping[str, Any], name: str) -> tuple[list[float], list[float]
 
 def _fvu(run: Mapping[str, Any]) -> str:
     xs, ys = _series(run, "fvu")
-    axes = _axes(run, (0.05, 1.0), log_y=True)
+    high = next(top for top in (1, 10, 100, 10**9) if max(run["history"]["fvu"]) <= top * 1.05)
+    axes = _axes(run, (0.05, high), log_y=True)
     ghost = run["ghost"]
     pale = axes.line(thin(ghost["tokens"]), thin(ghost["fvu"]), "var(--sk-mark-soft)") if ghost else ""
-    drawn = axes.grid([(0.05, "0.05"), (0.1, "0.1"), (0.3, "0.3"), (1, "1")]) + _floor(axes, run) + pale
+    ticks = [(0.05, "0.05"), (0.1, "0.1"), (0.3, "0.3"), (1, "1")] if high == 1 else [(0.1, "0.1"), (1, "1")]
+    drawn = axes.grid(ticks + [(high, count(high))] * (high > 1)) + _floor(axes, run) + pale
     if run["pca"]:
         drawn += axes.level(run["pca"], f"PCA, {run['pca_axes']} axes")
     drawn += axes.line(xs, ys) + _last(axes, xs, ys, fixed(ys[-1], 3))
     full = run["history"]["fvu"]
     before = full[int(0.8 * len(full))]
-    falling = "is still falling" if ys[-1] < 0.97 * before else "has levelled off"
-    words = "is falling fast" if len(full) < 8 or ys[-1] < 0.8 * before else falling
+    falling = (
+        "is still falling" if ys[-1] < 0.97 * before else "is rising" if ys[-1] > 1.05 * before else "has levelled off"
+    )
+    words = "is falling fast" if ys[-1] < 0.8 * before else "has hardly begun to fall" if len(full) < 8 else falling
+    words = "is above 1: worse than the mean" if ys[-1] >= 1 and len(full) > 1 else words
     pale_words = "; pale: last run" if ghost else ""
     return figure(f"Unexplained variance {words}", f"FVU by tokens, log axis{pale_words}", drawn, SIZE)
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from .. import presets
-from ..activations import Activations
+from ..activations import FORWARD_WINDOWS, Activations
 from ..corpus import pieces
 from ..hooks import capture
 from ..train import Moment, Run, train
@@ -24,13 +24,13 @@ PROBE_WINDOWS = 24
 LABELS = ("docstring", "comment", "string", "bracket", "keyword", "import line")
 _ids = itertools.count()
 
-# Settings of a run started by hand: label, value at each notch of the slider, unit.
-NOTCHES: dict[str, tuple[str, tuple[float, ...], str]] = {
-    "lr": ("Learning rate", (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 1e-1), ""),
-    "k": ("k per token", (4, 8, 16, 32, 64, 128), ""),
-    "d_sae": ("Latents", (256, 512, 1024, 2048, 4096), ""),
-    "batch_size": ("Batch, tokens", (512, 1024, 2048, 4096), ""),
-    "steps": ("Steps", (60, 120, 240, 480, 960), ""),
+# Settings of a run started by hand: label, value at each notch of the slider.
+NOTCHES: dict[str, tuple[str, tuple[float, ...]]] = {
+    "lr": ("Learning rate", (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 1e-1)),
+    "k": ("k per token", (4, 8, 16, 32, 64, 128)),
+    "d_sae": ("Latents", (256, 512, 1024, 2048, 4096)),
+    "batch_size": ("Batch, tokens", (512, 1024, 2048, 4096)),
+    "steps": ("Steps", (60, 120, 240, 480, 960)),
 }
 
 
@@ -201,8 +201,8 @@ class TrainMonitor(View):
 
     def _sliders(self) -> dict[str, tuple]:
         return {
-            name: (label, 0, len(values) - 1, self._state[name], f"{values[self._state[name]]:g}", unit)
-            for name, (label, values, unit) in NOTCHES.items()
+            name: (label, self._state[name], [f"{value:g}" for value in values])
+            for name, (label, values) in NOTCHES.items()
         }
 
     def render(self, data: dict[str, Any]) -> str:
@@ -227,11 +227,14 @@ class _Probe:
         """Activations [rows, d_in] of a few windows the stream never serves, and those windows."""
         if self._harvest is None:
             corpus = self.acts.corpus[np.sort(self.acts.held_out_windows[:PROBE_WINDOWS])]
-            with torch.no_grad():
-                seen = capture(self.acts.model, corpus.tokens, self.acts.site)
-            x = self.acts.site.inputs(seen)[torch.from_numpy(corpus.mask)].float()
-            self._harvest = x, corpus
+            parts = [self._rows(corpus[i : i + FORWARD_WINDOWS]) for i in range(0, len(corpus), FORWARD_WINDOWS)]
+            self._harvest = torch.cat(parts), corpus
         return self._harvest
+
+    @torch.no_grad()
+    def _rows(self, part: Any) -> torch.Tensor:
+        seen = capture(self.acts.model, part.tokens, self.acts.site)
+        return self.acts.site.inputs(seen)[torch.from_numpy(part.mask)].float()
 
     def pca(self, axes: float | None) -> float | None:
         """FVU of a PCA with as many axes as a token has latents on: the control of the first figure."""

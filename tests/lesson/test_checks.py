@@ -1,0 +1,376 @@
+"""Every check: the reference passes, nothing is "not yet", and each wrong answer gets its own message."""
+
+import inspect
+import math
+import re
+import time
+
+import pandas as pd
+import pytest
+import torch
+
+import saekit as sk
+from saekit.lesson import nb00, nb03
+from saekit.lesson.exercise import Setting, judge
+
+EXERCISES = {exercise.id: exercise for chapter in (nb00.CHAPTER, nb03.CHAPTER) for exercise in chapter.exercises}
+FUNCTIONS = ["0.1", "3.1", "3.2", "3.4"]  # whose answer is a function
+SITE = sk.Site("blocks.1.hook_resid_post")
+
+
+@pytest.fixture(scope="module")
+def setting(tiny_models) -> Setting:
+    torch.manual_seed(0)
+    coder = sk.SparseCoder(32, 64, sk.TopK(6), unit_norm=True).eval().requires_grad_(False)
+    coder.site = SITE
+    return Setting(tiny_models["gpt2"], coder)
+
+
+def run_with(fvu: float, dead: float, l0: float = 32.0) -> sk.Run:
+    history = pd.DataFrame([{"fvu": 0.9, "l0": l0, "dead": 0.0}, {"fvu": fvu, "l0": l0, "dead": dead}])
+    return sk.Run(sk.SparseCoder(4, 8, sk.ReLU()), history, 2)
+
+
+# -- right answers
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_the_reference_passes_and_its_printed_source_too(name, setting):
+    exercise = EXERCISES[name]
+    start = time.perf_counter()
+    assert judge(exercise, exercise.reference, setting).passed
+    assert time.perf_counter() - start < 2
+    pasted = {"torch": torch, "sk": sk, "splice": sk.splice, "silent": nb03.silent}
+    exec(inspect.getsource(exercise.reference), pasted)
+    assert judge(exercise, pasted[exercise.reference.__name__], setting).passed
+
+
+def test_other_right_answers_pass(setting):
+    def median_start(x, d_sae):
+        W_dec = torch.nn.functional.normalize(torch.rand(d_sae, x.shape[1]) - 0.5, dim=1)
+        return W_dec.T, W_dec, nb03.geometric_median(x)
+
+    def by_hand(model, coder, tokens):
+        def loss():
+            picked = model(tokens)[:, :-1].log_softmax(-1).gather(2, tokens[:, 1:, None])
+            return -picked.mean()
+
+        def zero(x, hook):
+            return torch.cat([x[:, :1], torch.zeros_like(x[:, 1:])], dim=1)
+
+        ce = loss()
+        with sk.splice(model, coder, keep_error=False):
+            ce_coder = loss()
+        with model.hooks([(coder.site.read, zero)]):
+            return (loss() - ce_coder) / (loss() - ce)
+
+    def autograd_step(W_enc, b_enc, W_dec, b_dec, x, lr, sparsity):
+        f = torch.relu(x @ W_enc - b_dec @ W_enc + b_enc)
+        loss = ((x - b_dec - f @ W_dec) ** 2).sum() / len(x) + sparsity * f.sum() / len(x)
+        tensors = [W_enc, b_enc, W_dec, b_dec]
+        grads = list(torch.autograd.grad(loss, tensors))
+        for i, row in enumerate(W_dec.detach()):
+            grads[2][i] = grads[2][i] - (grads[2][i] @ row) * row
+        for tensor, grad in zip(tensors, grads, strict=True):
+            tensor.data -= lr * grad
+        W_dec.data /= W_dec.data.norm(dim=1, keepdim=True)
+        return loss
+
+    assert judge(EXERCISES["3.1"], median_start, setting).passed
+    assert judge(EXERCISES["3.2"], autograd_step, setting).passed
+    assert judge(EXERCISES["3.4"], by_hand, setting).passed
+
+
+def test_the_references_against_independent_computations(setting):
+    model, coder = setting
+    assert nb00.count_tokens(model, "ab") == 3  # this tokenizer has one token a byte, after BOS
+    x = torch.randn(50, 5)
+    W_enc, W_dec, b_dec = nb03.init(x, 7)
+    assert torch.equal(W_enc, W_dec.T)
+    assert torch.allclose((W_dec**2).sum(1), torch.ones(7))
+    assert torch.allclose(b_dec, x.sum(0) / 50)
+    text = "def f(x):\n    return x"
+    values = coder.encode(sk.capture(model, text, SITE)[SITE.read][0, 1:]).dense()
+    latent = int(values.max(0).values.argmax())
+    assert nb00.fires_at(model, coder, latent, text) == torch.nonzero(values[:, latent])[:, 0].tolist()
+
+
+def test_recovered_is_what_fidelity_says(setting, tiny_models):
+    model, coder = setting
+    text = "def area(width, height):\n    return width * height  # in metres, both of them\n"[:63]
+    corpus = sk.load_corpus(model, [text])
+    from saekit import evals
+
+    scores = evals.fidelity(model, coder, corpus)
+    ours = nb03.ce_recovered(model, coder, corpus.tokens[:, : int(corpus.mask.sum()) + 1])
+    assert ours == pytest.approx(scores["ce_recovered"], rel=1e-4)
+
+
+def test_a_step_lowers_the_loss_and_keeps_the_rows():
+    tensors, x = nb03._tensors(), nb03._rows(5)
+    losses = [nb03.step(*tensors, x, 0.02, 0.1) for _ in range(20)]
+    assert losses[-1] < losses[0]
+    assert torch.allclose(tensors[2].norm(dim=1), torch.ones(nb03.D_SAE), atol=1e-5)
+
+
+# -- nothing written yet
+
+
+def named(answer):
+    return getattr(answer, "__name__", str(answer))
+
+
+def stub(*args):
+    """A stub."""
+
+
+def ellipsis(*args):
+    return ...
+
+
+def stubs(*args):
+    return ..., ..., ...
+
+
+def raising(*args):
+    raise NotImplementedError
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+@pytest.mark.parametrize("answer", [..., None, stub, ellipsis, stubs, raising], ids=named)
+def test_a_stub_is_not_yet(name, answer, setting):
+    assert judge(EXERCISES[name], answer, setting).passed is None
+
+
+def test_no_run_and_no_clicks_are_not_yet(setting):
+    assert judge(EXERCISES["3.3"], ..., setting).passed is None
+    assert judge(EXERCISES["0.2"], ([], [3, 4]), setting).passed is None
+
+
+# -- wrong answers
+
+
+def start(
+    rows=lambda W: W / W.norm(dim=1, keepdim=True), enc=lambda W: W.T, bias=lambda x: x.mean(0), fill=torch.randn
+):
+    def init(x, d_sae):
+        W_dec = rows(fill(d_sae, x.shape[1]))
+        return enc(W_dec), W_dec, bias(x)
+
+    return init
+
+
+def stepped(
+    centred=True, restored=True, summed=False, width=False, penalty=True, projected=True, renormed="after", sign=1.0,
+    cleared=True, moves=True, returns=True,
+):  # fmt: skip
+    def step(W_enc, b_enc, W_dec, b_dec, x, lr, sparsity):
+        f = torch.relu((x - b_dec * centred) @ W_enc + b_enc)
+        square = (x - f @ W_dec - b_dec * restored) ** 2
+        loss = square.mean() if width else square.sum() if summed else square.sum(1).mean()
+        loss = loss + sparsity * f.sum() / (1 if summed else len(x)) * penalty
+        loss.backward()
+        if moves:
+            with torch.no_grad():
+                if projected:
+                    W_dec.grad -= (W_dec.grad * W_dec).sum(1, keepdim=True) * W_dec
+                for tensor in (W_enc, b_enc, W_dec, b_dec):
+                    tensor -= sign * lr * tensor.grad
+                    if cleared:
+                        tensor.grad = None
+                if renormed == "after":
+                    W_dec /= W_dec.norm(dim=1, keepdim=True)
+        return loss.item() if returns else None
+
+    return step
+
+
+def recovered(
+    keep_error=False, worst=lambda model, coder, tokens: 0.0, where=None, zeroed=None, final=None, first=0, ahead=1
+):
+    """A way to get 3.4 wrong; `final` makes the answer from the three losses."""
+
+    def answer(model, coder, tokens):
+        def loss():
+            lp = model(tokens).log_softmax(-1)[:, first : tokens.shape[1] - ahead]
+            return -lp.gather(2, tokens[:, first + ahead :, None]).mean().item()
+
+        masks = [None if everywhere is None else torch.ones_like(tokens).bool() for everywhere in (where, zeroed)]
+        ce = loss()
+        with sk.splice(model, coder, keep_error=keep_error, where=masks[0]):
+            ce_coder = loss()
+        with sk.splice(model, nb03.silent(coder, worst(model, coder, tokens)), keep_error=False, where=masks[1]):
+            ce_zero = loss()
+        return final(ce, ce_coder, ce_zero) if final else (ce_zero - ce_coder) / (ce_zero - ce)
+
+    return answer
+
+
+def mean_at_site(model, coder, tokens):
+    return sk.capture(model, tokens, SITE)[SITE.read][:, 1:].mean((0, 1))
+
+
+WRONG = {
+    "0.1": {
+        "characters": lambda model, text: len(text),
+        "words": lambda model, text: len(text.split()),
+        "BOS twice": lambda model, text: nb00.count_tokens(model, text) + 1,
+        "a constant": lambda model, text: 5,
+        "a tensor": lambda model, text: model.to_tokens(text),
+        "a number": 7,
+        "raises": lambda model, text: text.count(1),
+        "lines": lambda model, text: text.count("\n") + 1,
+    },
+    "3.1": {
+        "on its side": start(enc=lambda W: W, rows=lambda W: (W / W.norm(dim=1, keepdim=True)).T),
+        "columns": start(rows=lambda W: W / W.norm(dim=0)),
+        "not normalised": start(rows=lambda W: W),
+        "whole matrix": start(rows=lambda W: W / W.norm()),
+        "all alike": start(fill=torch.ones),
+        "own encoder": start(enc=lambda W: torch.randn_like(W.T)),
+        "encoder not turned": start(enc=lambda W: W),
+        "no centre": start(bias=lambda x: torch.zeros(x.shape[1])),
+        "rows' means": start(bias=lambda x: x.mean(1)),
+        "each median": start(bias=lambda x: x.median(0).values),
+        "sum": start(bias=lambda x: x.sum(0)),
+        "two tensors": lambda x, d_sae: (x, x),
+        "raises": lambda x, d_sae: x @ x,
+    },
+    "3.2": {
+        "no penalty": stepped(penalty=False),
+        "mean over width": stepped(width=True),
+        "sum over rows": stepped(summed=True),
+        "not centred": stepped(centred=False),
+        "b_dec left out": stepped(restored=False),
+        "no projection": stepped(projected=False),
+        "not renormed": stepped(renormed="never"),
+        "uphill": stepped(sign=-1.0),
+        "too far": stepped(sign=2.0),
+        "gradients kept": stepped(cleared=False),
+        "nothing moves": stepped(moves=False),
+        "nothing returned": stepped(returns=False),
+        "a vector": lambda W_enc, b_enc, W_dec, b_dec, x, lr, sparsity: x,
+        "raises": lambda W_enc, b_enc, W_dec, b_dec, x, lr, sparsity: x @ W_dec,
+    },
+    "3.3": {
+        "poor": run_with(0.4, 0.0),
+        "dying": run_with(0.1, 0.3),
+        "both": run_with(0.5, 0.5),
+        "starved": run_with(0.5, 0.0, l0=2.0),
+        "not a number": run_with(math.nan, 0.0, l0=33.0),
+        "a coder": sk.SparseCoder(4, 8, sk.ReLU()),
+    },
+    "3.4": {
+        "error kept": recovered(keep_error=True),
+        "upside down": recovered(final=lambda ce, coder, zero: (zero - ce) / (zero - coder)),
+        "lost": recovered(final=lambda ce, coder, zero: (coder - ce) / (zero - ce)),
+        "sign": recovered(final=lambda ce, coder, zero: (coder - zero) / (zero - ce)),
+        "two losses": recovered(final=lambda ce, coder, zero: ce / coder),
+        "mean": recovered(worst=mean_at_site),
+        "BOS zeroed": recovered(zeroed=True),
+        "BOS's prediction": recovered(first=1),
+        "not ahead": recovered(ahead=0),
+        "something else": recovered(final=lambda ce, coder, zero: ce),
+        "a value": 0.98,
+    },
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_wrong_answers_get_messages_of_their_own(name, setting):
+    messages = {wrong: judge(EXERCISES[name], answer, setting) for wrong, answer in WRONG[name].items()}
+    assert [wrong for wrong, verdict in messages.items() if verdict.passed is not False] == []
+    texts = [verdict.message for verdict in messages.values()]
+    assert len(set(texts)) == len(texts)
+    code = [line.strip() for line in inspect.getsource(EXERCISES[name].reference).splitlines()[2:]]
+    for text in texts:
+        assert not [line for line in code if len(line) > 12 and line in text]
+        assert text.count(". ") <= 2 and "!" not in text
+
+
+def test_bos_replaced_in_any_pass_is_the_same_mistake(setting):
+    slips = [recovered(where=True), recovered(zeroed=True), recovered(where=True, zeroed=True)]
+    said = {judge(EXERCISES["3.4"], slip, setting).message for slip in slips}
+    assert len(said) == 1 and "BOS was replaced" in said.pop()
+
+
+def test_an_error_is_told_with_its_type_its_message_and_its_line(setting):
+    def count_tokens(model, text):
+        return {}["characters"]  # here
+
+    message = judge(EXERCISES["0.1"], count_tokens, setting).message
+    line = inspect.getsourcelines(count_tokens)[1] + 1
+    assert "KeyError" in message and "'characters'" in message
+    assert f"Line {line}: return" in message
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+@pytest.mark.parametrize("result", [7, "text", (1, 2), [], {}, torch.zeros(2), torch.zeros(3, 3, dtype=torch.int)])
+def test_no_result_breaks_a_check(name, result, setting):
+    verdict = judge(EXERCISES[name], lambda *args: result, setting)
+    assert verdict.passed is False and verdict.message
+
+
+@pytest.mark.parametrize("name", EXERCISES)
+@pytest.mark.parametrize("answer", [7, "text", [], object()], ids=lambda answer: type(answer).__name__)
+def test_no_answer_breaks_a_check(name, answer, setting):
+    assert judge(EXERCISES[name], answer, setting).passed is False
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_a_check_leaves_no_trace(name, setting):
+    """Checks are pure: the generator, the model and the coder are as before."""
+    before = [parameter.clone() for parameter in setting.coder.parameters()]
+    torch.manual_seed(3)
+    expected = torch.rand(1)
+    torch.manual_seed(3)
+    first = judge(EXERCISES[name], EXERCISES[name].reference, setting)
+    assert torch.equal(torch.rand(1), expected)
+    assert all(torch.equal(a, b) for a, b in zip(before, setting.coder.parameters(), strict=True))
+    assert judge(EXERCISES[name], EXERCISES[name].reference, setting) == first
+
+
+# -- what never fails, and runs
+
+
+def test_clicks_are_scored_by_their_overlap(setting):
+    good = judge(EXERCISES["0.2"], ([1, 2, 3], [2, 3, 4]), setting)
+    assert good.passed and "0.50" in good.message and "second snippet" not in good.message
+    bad = judge(EXERCISES["0.2"], ([1, 2, 3, 7], [3, 4]), setting)
+    assert bad.passed and "0.20" in bad.message and "second snippet" in bad.message
+
+
+def test_clicks_are_read_from_a_strip(setting):
+    from saekit.widgets import TokenStrip
+
+    strip = TokenStrip(*setting, "def f(x):", latent=5, guess=True)
+    assert judge(EXERCISES["0.2"], strip, setting).passed is None
+    truth = [i for i, value in enumerate(strip.compute()["values"]) if value > 0]
+    assert truth == nb00.fires_at(*setting, 5, "def f(x):")
+    strip.set_state(marked=(0, 1))
+    expected = len({0, 1} & {*truth}) / len({0, 1} | {*truth})
+    assert f"Overlap: {expected:.2f}" in judge(EXERCISES["0.2"], strip, setting).message
+
+
+def test_a_run_is_judged_by_where_it_ends(setting):
+    passed = judge(EXERCISES["3.3"], run_with(0.19, 0.09), setting)
+    assert passed.passed and "0.190" in passed.message and "9%" in passed.message
+    dense = judge(EXERCISES["3.3"], run_with(0.05, 0.0, l0=300.0), setting)
+    assert dense.passed and "hardly sparse" in dense.message
+    assert not judge(EXERCISES["3.3"], run_with(0.2, 0.0), setting).passed
+    assert not judge(EXERCISES["3.3"], run_with(0.1, 0.1), setting).passed
+
+
+# -- the texts
+
+
+@pytest.mark.parametrize("name", EXERCISES)
+def test_an_exercise_is_complete(name):
+    exercise = EXERCISES[name]
+    assert len(exercise.hints) == 3 == len({*exercise.hints})
+    assert 1 <= exercise.minutes <= 15
+    source = inspect.getsource(exercise.reference)
+    assert not [hint for hint in exercise.hints if hint in source]
+    assert len(source.splitlines()) <= 14
+    words = " ".join([exercise.title, *exercise.hints])
+    assert "!" not in words and not re.search(r"\b(easy|simply|just|obviously)\b", words)
