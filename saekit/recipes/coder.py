@@ -1,6 +1,6 @@
 """Train the shipped coders on text that the model was trained on, none of it held out.
 
-    python -m saekit.recipes.coder [--tokens 4_000_000] [--layers 0 1 2 3] [--out saekit/assets/coders]
+    python -m saekit.recipes.coder [--tokens N] [--layers 0 1 2 3] [--out saekit/assets/coders]
 
 The text is the standard library and a sample of the model's other training text (`recipes/text.py`).
 A checkpoint beside the output lets the same command go on after an interruption.
@@ -17,6 +17,8 @@ from saekit import presets
 from .text import training_text
 from .tokenizer import sample
 
+TOKENS = {2: 6_000_000}  # the layer that most notebooks use is trained longer
+OTHERS = 4_000_000
 CHARACTERS_PER_TOKEN = 3.4  # a little above what the tokenizer reaches, so that there is text enough
 
 
@@ -41,11 +43,11 @@ def residual(
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--tokens", type=int, default=4_000_000)
+    parser.add_argument("--tokens", type=int, help="of each coder")
     parser.add_argument("--out", type=Path, default=Path("saekit/assets/coders"))
     parser.add_argument("--layers", type=int, nargs="+", default=[0, 1, 2, 3])
     args = parser.parse_args()
     model = sk.load_model()
-    text = corpus(model, args.tokens, seed=0)
     for layer in args.layers:
-        print(residual(model, text, args.tokens, args.out, layer), flush=True)
+        tokens = args.tokens or TOKENS.get(layer, OTHERS)
+        print(residual(model, corpus(model, tokens, seed=0), tokens, args.out, layer), flush=True)

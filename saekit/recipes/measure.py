@@ -1,6 +1,7 @@
 """Measure what ships, and write it to assets/measured.json, from which every number in prose is read.
 
 python -m saekit.recipes.measure [--beside NAME=FOLDER_OF_ANOTHER_MODEL]
+python -m saekit.recipes.measure --coder NAME    only this coder, the rest of the file as it is
 """
 
 import argparse
@@ -104,12 +105,25 @@ def main(beside: dict[str, str]) -> None:
             "coders": dict(zip(names, coders.get(), strict=True)),
             "versions": versions(),
         }
+    write(measured)
+
+
+def write(measured: dict[str, Any]) -> None:
     with replacing(MEASURED) as temporary:
         temporary.write_text(json.dumps(measured, indent=1, default=float) + "\n")
     print(MEASURED.read_text())
 
 
+def again(name: str) -> None:
+    """Measure one coder again."""
+    measured = json.loads(MEASURED.read_text())
+    measured["coders"][name] = of_coder(name)
+    write(measured | {"versions": versions()})
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--beside", action="append", default=[], metavar="NAME=FOLDER")
-    main(dict(pair.split("=", 1) for pair in parser.parse_args().beside))
+    parser.add_argument("--coder", metavar="NAME")
+    args = parser.parse_args()
+    again(args.coder) if args.coder else main(dict(pair.split("=", 1) for pair in args.beside))
