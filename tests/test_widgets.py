@@ -513,3 +513,12 @@ def test_a_monitor_says_when_a_run_is_worse_than_the_mean(acts):
     assert run.history.fvu.iloc[-1] > 1
     assert "worse than always giving the mean" in monitor.html
     assert "of the variance explained" not in monitor.html
+
+
+@pytest.mark.parametrize("text", ["x", " ", "\n", "(", "é"])
+def test_the_shortest_texts_are_read(model, coder, text):
+    reading = read(model, coder, text)
+    assert len(reading.tokens) == len(reading.expects) == reading.codes.n_rows >= 1
+    strip = widgets.TokenStrip(model, coder, text, 3)
+    assert 'role="alert"' not in strip.html
+    assert widgets.SteerSlider(model, coder, 3, text, maximum=1.0).compute()["n"] == len(reading.tokens)

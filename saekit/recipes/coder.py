@@ -35,7 +35,7 @@ def residual(
     acts = sk.Activations(model, sk.Site(f"blocks.{layer}.hook_resid_post"), text, tokens)
     torch.manual_seed(seed)
     coder, objective = presets.batch_topk(model.cfg.d_model, d_sae, k)
-    checkpoint = Path("runs") / f"resid.{layer}-batch_topk.safetensors"
+    checkpoint = Path("runs") / f"resid.{layer}-batch_topk-{tokens}.safetensors"
     run = sk.train(coder, acts, objective, steps=tokens // 2048, checkpoint=checkpoint)
     print(run, flush=True)
     return sk.save(run.coder, out / "tiny-python" / f"resid.{layer}" / "batch_topk", dtype=torch.float16)

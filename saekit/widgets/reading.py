@@ -11,7 +11,8 @@ from torch import Tensor
 
 from ..coder import SparseCoder
 from ..codes import Codes
-from ..corpus import Text, load_corpus, pieces, python_spans
+from ..corpus import Text, pieces, python_spans
+from ..corpus.windows import Windows
 from ..hooks import capture, check_fit
 from ..viz.notes import button
 
@@ -57,24 +58,33 @@ def read(model: Any, coder: SparseCoder, text: str) -> Reading:
     check_fit(model, coder.site, coder)
     if not text:
         raise Advice("The text is empty: type a line of Python, or any words")
-    corpus = load_corpus(model, [Text(text, "text", _spans(text))])
-    room = model.cfg.n_ctx - corpus.lead
-    if (n := len(model.tokenizer(text, add_special_tokens=False).input_ids)) > room:
+    lead = first_token(model)
+    room = model.cfg.n_ctx - len(lead)
+    windows = Windows(model.tokenizer, room)
+    windows.add([Text(text, "text", _spans(text))])
+    if (n := sum(map(len, windows.ids))) > room:
         raise Advice(
             f"The text is {n:,} tokens long; the model reads {room:,}. Shorten it, or use its end",
             button(f"Use the last {room}", "last"),
         )
-    mask, ids = torch.from_numpy(corpus.mask[0]), corpus.tokens
+    chosen, bits = windows.ids[0].tolist(), windows.bits[0]
+    ids = torch.tensor([[*lead, *chosen]])
     seen = capture(model, ids, *coder.site.reads)
-    encoding = coder.encoding(coder.site.inputs(seen)[0][mask])
-    top = model(ids)[0][mask].softmax(-1).topk(3)
-    labels = {name: corpus.labels[name][0][corpus.mask[0]] for name in corpus.labels if name != "mixed"}
-    chosen = ids[0][mask].tolist()
+    encoding = coder.encoding(coder.site.inputs(seen)[0, len(lead) :])
+    top = model(ids)[0, len(lead) :].softmax(-1).topk(3)
+    labels = {name: (bits >> place & 1).astype(bool) for name, place in windows.bit_of.items() if name != "mixed"}
     words = pieces(model.tokenizer, top.indices.flatten().tolist())
     likely = list(zip(words, top.values.flatten().tolist(), strict=True))
     expects = [likely[i : i + 3] for i in range(0, len(likely), 3)]
     tokens, seconds = tuple(pieces(model.tokenizer, chosen)), time.perf_counter() - started
     return Reading(tokens, tuple(chosen), encoding.codes.on(), encoding.pre, labels, expects, seconds)
+
+
+def first_token(model: Any) -> list[int]:
+    """What every text begins with: BOS, or EOS where the tokenizer has no BOS; nothing where it has neither."""
+    tokenizer = model.tokenizer
+    first = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
+    return [] if first is None else [first]
 
 
 def _spans(text: str) -> dict | None:
@@ -88,8 +98,7 @@ def _spans(text: str) -> dict | None:
 def end_of(model: Any, text: str) -> str:
     """The last part of a text that the model has room for."""
     offsets = model.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True).offset_mapping
-    lead = int(model.tokenizer.bos_token_id is not None)
-    start = offsets[max(0, len(offsets) - model.cfg.n_ctx + lead)][0]
+    start = offsets[max(0, len(offsets) - model.cfg.n_ctx + len(first_token(model)))][0]
     return text[start:]
 
 

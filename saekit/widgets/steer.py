@@ -16,7 +16,7 @@ from ..hooks import splice
 from ..steer import add
 from ..viz.html import named
 from ..viz.steer import steer_slider
-from .reading import end_of, read
+from .reading import end_of, first_token, read
 from .view import View
 
 _ids = itertools.count()
@@ -53,7 +53,7 @@ class SteerSlider(View):
 
     def compute(self) -> dict[str, Any]:
         started, state = time.perf_counter(), self._state
-        ids = self.model.to_tokens(state["prompt"], prepend_bos=self.model.tokenizer.bos_token_id is not None)
+        ids = torch.tensor([[*first_token(self.model), *read(self.model, self.coder, state["prompt"]).ids]])
         value = state["strength"] * self.maximum
         before = self._next(ids)
         after = self._next(ids, self.coder, state["latent"], value)
@@ -65,7 +65,7 @@ class SteerSlider(View):
         return {
             "id": self._number, "site": self.coder.site.name, "maximum": self.maximum, "range": RANGE, **state,
             "rows": list(zip(tokens, before[rows].tolist(), after[rows].tolist(), strict=True)),
-            "top_before": named(likeliest[0]), "top_after": named(likeliest[1]), "kl": _kl(after, before),
+            "top_before": named(likeliest[0])[:24], "top_after": named(likeliest[1])[:24], "kl": _kl(after, before),
             "kl_random": _kl(control, before), "n": ids.shape[1] - 1, "room": self.model.cfg.n_ctx - 1,
             "seconds": time.perf_counter() - started,
         }  # fmt: skip
