@@ -43,7 +43,7 @@ def _bar(data: Mapping[str, Any]) -> str:
         f'<option value="{esc(label)}"{" selected" if label == data["label"] else ""}>{esc(label or "any label")}</option>'
         for label in ["", *data["labels"]]
     )
-    ends = f"{_rate(10.0**low)} to {_rate(10.0**high)}"
+    ends = f"{percent(10.0**low)} to {percent(10.0**high)}"
     return (
         '<div class="sk-bar" role="search">'
         f'<div class="sk-field" style="flex:1 1 190px"><label for="fb-q-{i}">Search</label><input id="fb-q-{i}" type="search" '
@@ -82,7 +82,9 @@ def _table(data: Mapping[str, Any]) -> str:
             f'<th scope="col"{kind}{aria}><button type="button" class="sk-sort" data-act="sort" data-arg="{column}">{title}{arrow}'
             "</button></th>"
         )
-    rows = "".join(_row(row, data["latent"]) for row in data["rows"])
+    shown = [row["latent"] for row in data["rows"]]
+    stop = data["latent"] if data["latent"] in shown else shown[0]
+    rows = "".join(_row(row, data["latent"], stop) for row in data["rows"])
     first, last = data["first"] + 1, data["first"] + len(data["rows"])
     pager = (
         f'<div class="sk-pager"><span class="sk-cap">{count(first)} to {count(last)} of {count(data["found"])}; the mark in each '
@@ -97,12 +99,12 @@ def _table(data: Mapping[str, Any]) -> str:
     )
 
 
-def _row(row: Mapping[str, Any], chosen: int) -> str:
+def _row(row: Mapping[str, Any], chosen: int, stop: int) -> str:
     on = row["latent"] == chosen
     f1, always = row["f1"], row["always_fire"]
     label = f"{marker(row['label'])} {esc(row['label'])}" if row["label"] else '<span class="sk-cap">none</span>'
     return (
-        f'<tr class="is-link{" is-on" if on else ""}" data-act="latent" data-arg="{row["latent"]}" tabindex="{0 if on else -1}" '
+        f'<tr class="is-link{" is-on" if on else ""}" data-act="latent" data-arg="{row["latent"]}" tabindex="{0 if row["latent"] == stop else -1}" '
         f'aria-selected="{str(on).lower()}"><th scope="row" class="sk-num">{row["latent"]}</th><td class="fb-label" '
         f'title="{esc(row["label"])}">{label}</td><td>{chips(row["tokens"][:3])}</td><td class="sk-num"><b>{fixed(f1)}</b></td>'
         f"<td>{bar(f1, f'F1 {fixed(f1)}, always-fire {fixed(always)}', always, '48px')}</td>"

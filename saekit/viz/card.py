@@ -95,24 +95,24 @@ def _histogram(data: Mapping[str, Any]) -> str:
         drawn += f'<line class="grid" x1="{x0}" x2="{x0 + width}" y1="{at:.1f}" y2="{at:.1f}"/>'
         if power in (0, decades):
             drawn += f'<text x="{x0 - 5}" y="{at + 4:.1f}" text-anchor="end">{count(10**power)}</text>'
+    stop = data["slice"] or 0
     for i, n in enumerate(counts):
         on = data["slice"] == i
         alt = f"Activation {fixed(maximum * i / 10, 1)} to {fixed(maximum * (i + 1) / 10, 1)}: {count(n)} firings"
         tall = f'y="{y(n) + 8:.1f}" height="{height - y(n):.1f}"' if n else f'y="{height + 7}" height="1"'
         drawn += (
-            f'<g tabindex="0" role="button" aria-pressed="{str(on).lower()}" data-act="slice" data-arg="{i}" aria-label="{alt}">'
+            f'<g tabindex="{0 if i == stop else -1}" role="button" aria-pressed="{str(on).lower()}" data-act="slice" data-arg="{i}" aria-label="{alt}">'
             f'<title>{alt}</title><rect x="{x0 + i * 30}" y="0" width="30" height="{height + 8}" fill="transparent"/>'
             f'<rect class="b" x="{x0 + i * 30 + 1}" {tall} width="28" rx="1.5" '
             f'fill="var(--sk-a{max(2, step(i + 1, 10))})" stroke="{"var(--sk-ink)" if on else "none"}" stroke-width="1.5"/></g>'
         )
     drawn += f'<line class="axis" x1="{x0}" x2="{x0 + width}" y1="{height + 8.5}" y2="{height + 8.5}"/>'
-    for share in (0, 0.25, 0.5, 0.75, 1):
-        drawn += (
-            f'<text x="{x0 + width * share}" y="{height + 22}" text-anchor="middle">{fixed(maximum * share, 1)}</text>'
-        )
-    drawn += f'<text x="{x0}" y="{height + 37}">activation · firings, log axis · choose a bar</text>'
+    for share, anchor in ((0, "start"), (0.25, "middle"), (0.5, "middle"), (0.75, "middle"), (1, "end")):
+        value = fixed(maximum * share, 1) if share else "0"
+        drawn += f'<text x="{x0 + width * share}" y="{height + 22}" text-anchor="{anchor}">{value}</text>'
+    drawn += f'<text x="{x0}" y="{height + 37}">activation · firings, log axis<tspan class="live"> · choose a bar</tspan></text>'
     alt = f"Histogram of {count(sum(counts))} firings by tenths of the maximum"
-    return f'<svg class="fc-hist" viewBox="0 0 350 100" role="group" aria-label="{alt}" style="max-width:390px">{drawn}</svg>'
+    return f'<svg class="fc-hist" viewBox="0 0 350 100" role="group" data-roving aria-label="{alt}" style="max-width:390px">{drawn}</svg>'
 
 
 # -- examples
@@ -140,7 +140,7 @@ def _examples(data: Mapping[str, Any]) -> str:
 def _group(group: Mapping[str, Any], maximum: float) -> str:
     rows = "".join(
         f'<div class="fc-ex"><b class="sk-num">{fixed(e.value)}</b>{strip(e.tokens, e.values, maximum, e.peak)}'
-        f'<span class="sk-cap src" title="{esc(e.source)}">{esc(_short(e.source))}:{e.line}</span></div>'
+        f'<span class="sk-cap src" title="{esc(e.source)}">{esc(_short(f"{e.source}:{e.line}"))}</span></div>'
         for e in group["examples"]
     )
     rows = rows or '<span class="sk-cap">none was kept from this range</span>'
@@ -150,8 +150,8 @@ def _group(group: Mapping[str, Any], maximum: float) -> str:
     )
 
 
-def _short(source: str) -> str:
-    return source if len(source) <= 24 else "…" + source[-23:]
+def _short(place: str) -> str:
+    return place if len(place) <= 24 else "…" + place[-23:]
 
 
 # -- output
@@ -166,19 +166,23 @@ def _output(data: Mapping[str, Any]) -> str:
     agree = f"{out['agree']} of 10 agree with the decoder row. A random direction of the same norm: {out['agree_random']} of 10."
     early = ""
     if out["early"]:
-        words = (
-            f"{out['early']} layers come after this site. They rewrite what the row says, so trust the measured column."
+        after = (
+            "1 layer comes after this site. It rewrites"
+            if out["early"] == 1
+            else f"{out['early']} layers come after this site. They rewrite"
         )
-        early = note("warn", "A guess this early in the model.", words)
+        early = note(
+            "warn", "A guess this early in the model.", f"{after} what the row says, so trust the measured column."
+        )
     return (
         f'{early}<div class="sk-cols sk-collapse" style="grid-template-columns:1fr 1fr 1fr">'
         f'<div class="sk-panel"><h4>Raises the logit of</h4><p class="sk-cap" style="margin-bottom:8px">decoder row through '
         f"the final norm and unembedding</p>{_tokens(out['up'], most)}</div>"
         f'<div class="sk-panel"><h4>Lowers the logit of</h4><p class="sk-cap" style="margin-bottom:8px">the same row, its ten '
-        f"lowest</p>{_tokens(out['down'], most)}</div>"
+        f"lowest</p>{_tokens(out['down'][::-1], most)}</div>"
         f'<div class="sk-panel"><h4>Measured when it is added, +{fixed(out["strength"], 0)} max</h4><p class="sk-cap" '
         f'style="margin-bottom:8px">change in log probability, nats, mean of {count(out["places"])} places</p>'
-        f'{_tokens(out["more"][:5], change)}<div style="height:8px"></div>{_tokens(out["less"][-5:], change)}'
+        f'{_tokens(out["more"][:5], change)}<div style="height:8px"></div>{_tokens(out["less"][:-6:-1], change)}'
         f'<p class="sk-cap" style="margin-top:8px">{agree}</p></div></div>'
     )
 
@@ -213,30 +217,31 @@ def _labels(data: Mapping[str, Any]) -> str:
         f'<th scope="col" class="{kind}">{name}</th>'
         for name, kind in (
             ("True label", ""), ("Base rate", "sk-num"), ("Precision", "sk-num"), ("Recall", "sk-num"), ("F1", "sk-num"),
-            ('0 <span style="float:right">1</span>', ""), ("Against always-fire", ""),
+            ('0 <span style="float:right">1</span>', ""), ("vs always-fire", ""),
         )
     )  # fmt: skip
     return (
         f'<h4 class="sk-h">{esc(title[:1].upper() + title[1:])}</h4><p class="sk-cap" style="margin-bottom:6px">● this latent '
-        "&nbsp; <b>|</b> a detector that always fires. On or off, no threshold is tuned. Held to tokens whose label is clear.</p>"
+        "&nbsp; <b>|</b> a detector that always fires. On or off, no threshold is tuned. Held to tokens whose label is clear. "
+        "A label that the token alone decides is no evidence.</p>"
         f'<div class="sk-scroll"><table><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table></div>'
     )
 
 
 def _label_row(row: Mapping[str, Any]) -> str:
     f1, always = row["f1"], row["always_fire"]
-    identity = "" if row["context"] else ' <span class="sk-cap">(the token itself: no evidence)</span>'
+    identity = "" if row["context"] else ' <span class="sk-cap">(token identity)</span>'
     alt = f"F1 {fixed(f1)}; always-fire {fixed(always)}"
     dots = (
-        f'<svg width="{WIDTH}" height="18" viewBox="0 0 {WIDTH} 18" role="img" aria-label="{alt}">'
+        f'<svg width="{WIDTH}" height="18" viewBox="0 0 {WIDTH} 18" role="img" aria-label="{alt}" style="min-width:96px">'
         f'<line class="grid" x1="0" x2="{WIDTH}" y1="9.5" y2="9.5"/><line x1="0" x2="{WIDTH * f1:.1f}" y1="9.5" y2="9.5" '
         f'stroke="var(--sk-mark)" stroke-width="2"/><line x1="{WIDTH * always:.1f}" x2="{WIDTH * always:.1f}" y1="3" y2="16" '
         f'stroke="var(--sk-ink)" stroke-width="1.5"/><path d="{shape("circle", 4.5, WIDTH * f1, 9.5)}" fill="var(--sk-ink)"/></svg>'
     )
     verdict = (
         '<span class="sk-tag good">✓ above</span>' if f1 > always and row["context"]
-        else '<span class="sk-cap">above, but no evidence</span>' if f1 > always
-        else '<span class="sk-cap">below the control</span>'
+        else '<span class="sk-cap">above, no evidence</span>' if f1 > always
+        else '<span class="sk-cap">below</span>'
     )  # fmt: skip
     numbers = "".join(f'<td class="sk-num">{fixed(row[k])}</td>' for k in ("precision", "recall"))
     return (
@@ -256,11 +261,8 @@ def _try(data: Mapping[str, Any]) -> str:
     if tried["problem"]:
         result = note("bad", tried["problem"], actions=tried["actions"])
     else:
-        lines = "".join(
-            '<div class="sk-line">' + strip([s for _, s, _ in line], [tried["values"][j] for j, _, _ in line],
-            data["maximum"] or tried["peak"] or 1, next((n for n, (j, _, _) in enumerate(line) if j == tried["at"]), -1)) + "</div>"
-            for line in _indented(tried["tokens"])
-        )  # fmt: skip
+        maximum = data["maximum"] or tried["peak"] or 1
+        lines = "".join(_tried_line(line, tried, maximum) for line in _indented(tried["tokens"]))
         words = f"peak {fixed(tried['peak'])} at {tried['at_token']}" if tried["peak"] else "silent"
         more = "" if tried["peak"] else f'<p class="sk-cap">{esc(tried["near"])}</p>'
         result = f'<h4>Activation on it: {esc(words)}</h4>{more}<div class="sk-code sk-scroll" style="margin:6px 0 10px">{lines}</div>'
@@ -271,6 +273,12 @@ def _try(data: Mapping[str, Any]) -> str:
         f'<span class="sk-cap" role="status">Follows shortly after you stop typing · last run {fixed(1000 * tried["seconds"], 0)} ms'
         f'</span></div><div class="sk-panel">{result}<span class="sk-group">{wraps}</span></div></div>'
     )
+
+
+def _tried_line(line: Sequence[tuple[int, str, str]], tried: Mapping[str, Any], maximum: float) -> str:
+    values = [tried["values"][i] for i, _, _ in line]
+    peak = next((n for n, (i, _, _) in enumerate(line) if i == tried["at"]), -1)
+    return f'<div class="sk-line">{strip([shown for _, shown, _ in line], values, maximum, peak, whole=True)}</div>'
 
 
 def _indented(tokens: Sequence[str]) -> list[list[tuple[int, str, str]]]:

@@ -69,7 +69,7 @@ def figure(title: str, caption: str, drawn: str, size: tuple[int, int], alt: str
     """A figure: its finding, what it shows, the picture."""
     width, height = size
     picture = (
-        f'<svg viewBox="0 0 {width} {height}" style="max-width:{1.25 * width:.0f}px" role="img" '
+        f'<svg viewBox="0 0 {width} {height}" style="max-width:{1.15 * width:.0f}px" role="img" '
         f'aria-label="{esc(alt or title)}">{drawn}</svg>'
     )
     return f'<figure class="sk-panel"><h4>{esc(title)}</h4><p class="sk-cap">{esc(caption)}</p>{picture}</figure>'

@@ -46,6 +46,7 @@ def page(title: str, html: str) -> str:
 _PAGE = """:root { color-scheme: light dark } body { margin: 24px auto; padding: 0 16px; max-width: 1032px;
 background: light-dark(#fff, #111) } body > .sk { margin-bottom: 16px }
 .sk :is(.sk-bar, .sk-btn, .sk-act, .sk-tabs, .sk-details, .tm-set, .live), .sk-foot kbd { display: none !important }
+.sk th .sk-btn { display: inline !important; padding: 0 } /* the name of a row */
 .sk button { cursor: default !important }"""
 
 
@@ -85,9 +86,7 @@ def _visible(c: str) -> str:
     if c in "\n\t":
         return c
     category = unicodedata.category(c)
-    if category == "Cc":
-        return chr(0x2400 + ord(c)) if ord(c) < 32 else "␡"
-    return f"‹{ord(c):04X}›" if category in ("Cf", "Zl", "Zp", "Co", "Cs", "Cn") else c
+    return f"‹{ord(c):02X}›" if category in ("Cc", "Cf", "Zl", "Zp", "Co", "Cs", "Cn") else c
 
 
 # -- numbers, as they are set in the whole project: a true minus, thin spaces, a leading zero

@@ -67,12 +67,19 @@ def ramp(low: str, high: str) -> str:
 LEFT = 44  # characters before the peak of a strip, so that the peak is always in sight
 
 
-def strip(tokens: Sequence[str], values: Sequence[float], maximum: float, peak: int = -1) -> str:
-    """Tokens on one line, coloured and underlined by activation; the peak is bold. The indentation of a line is cut."""
+def strip(
+    tokens: Sequence[str], values: Sequence[float], maximum: float, peak: int = -1, *, whole: bool = False
+) -> str:
+    """Tokens on one line, coloured and underlined by activation; the peak is bold. The indentation of a line is cut.
+
+    What is far to the left of the peak is left out, unless `whole`, for a strip that can be scrolled.
+    """
     drawn, first, room = [], max(peak, 0), LEFT
     while first > 0 and (room := room - min(len(tokens[first - 1]), 5 if "\n" in tokens[first - 1] else 99)) >= 0:
         first -= 1
-    for i, (token, value) in list(enumerate(zip(tokens, values, strict=True)))[first if peak >= 0 else 0 :]:
+    for i, (token, value) in list(enumerate(zip(tokens, values, strict=True)))[
+        first if peak >= 0 and not whole else 0 :
+    ]:
         kind = f" a{step(value, maximum)}" if value > 0 else ""
         title = f"{token!r:.60} · {fixed(value) if value > 0 else 'off'}"
         peaked = " is-peak" if i == peak else ""

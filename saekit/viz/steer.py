@@ -32,11 +32,12 @@ def _finding(data: Mapping[str, Any]) -> str:
 
 def _bar(data: Mapping[str, Any]) -> str:
     i, low, high = data["id"], *data["range"]
+    names = " ".join(signed(low + 0.5 * n, 1) for n in range(round(2 * (high - low)) + 1))
     return (
         '<div class="sk-bar"><div class="sk-field" style="flex:1 1 300px">'
         f'<label for="sl-s-{i}">Strength, times the maximum of the latent ({fixed(data["maximum"], 1)})<output>'
         f'{signed(data["strength"], 1)}</output></label><input id="sl-s-{i}" type="range" min="{low}" max="{high}" step="0.5" '
-        f'value="{data["strength"]}" data-act="strength" data-live></div></div>'
+        f'value="{data["strength"]}" data-act="strength" data-live data-names="{names}"></div></div>'
     )
 
 

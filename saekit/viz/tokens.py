@@ -108,7 +108,7 @@ def _overview(data: Mapping[str, Any]) -> str:
     return (
         f'<svg class="ts-over" viewBox="0 0 {width} 34" preserveAspectRatio="none" height="34" style="width:100%;cursor:pointer" '
         f'role="img" aria-label="{alt}" data-point="0 {n} 0 1" data-act="place">{drawn}</svg>'
-        '<p class="sk-cap" style="margin-bottom:10px">activation along the text; ticks are line breaks; choose a place</p>'
+        '<p class="sk-cap" style="margin-bottom:10px">activation along the text; ticks are line breaks<span class="live">; choose a place</span></p>'
     )
 
 
@@ -175,7 +175,10 @@ def _in_lane(data: Mapping[str, Any], lane: str, i: int) -> bool:
 def _depth(data: Mapping[str, Any], i: int) -> int:
     if not 0 <= i < len(data["tokens"]):
         return 0
-    return sum(bool(data["labels"][name][i]) for name in LANES["bracket depth"][1] if name in data["labels"])
+    held = (
+        n for n, name in enumerate(LANES["bracket depth"][1], 1) if name in data["labels"] and data["labels"][name][i]
+    )
+    return max(held, default=0)
 
 
 def _lane(data: Mapping[str, Any], lane: str, i: int) -> str:

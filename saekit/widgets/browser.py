@@ -92,7 +92,9 @@ class FeatureBrowser(View):
 
     def act(self, name: str, arg: Any) -> None:
         state = self._state
-        if name.startswith("card/"):
+        if name == "card/save":  # only what is shown in the page can hand it a file
+            self.send(self.card.file())
+        elif name.startswith("card/"):
             self.card.act(name.removeprefix("card/"), arg)
             self.set_state(latent=self.card.state["latent"])
         elif name == "latent":

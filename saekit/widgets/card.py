@@ -166,9 +166,13 @@ class FeatureCard(View):
         elif name == "last":
             self.set_state(text=end_of(self.features.model, state["text"]))
         elif name == "save":
-            self.send({"download": f"latent-{state['latent']}.html", "text": self.to_html()})
+            self.send(self.file())
         else:
             super().act(name, arg)
+
+    def file(self) -> dict[str, str]:
+        """What the page saves: a name and the document."""
+        return {"download": f"latent-{self._state['latent']}.html", "text": self.to_html()}
 
     def _words(self) -> str:
         """The text without what a wrap would put around it, on one line."""

@@ -2,25 +2,30 @@
 //   data-act="name" data-arg="x"   a click (or Enter, Space) sends name and x; on an input, a change sends its value
 //                                  (a checkbox with data-arg sends x and whether it is checked)
 //   data-live                      a range input that sends while it is dragged
+//   data-names="a b c"             on a range input: what its output says at each step
 //   data-keys="ArrowLeft [ ]" data-on="name"   these keys, pressed inside, send name and the key
+//   data-roving                    one Tab stop for all inside; without data-on, left and right arrows move it
 //   data-urgent                    on a button: without an answer, interrupt the kernel
 //   data-scope="card"              acts inside are sent as card/name
 //   data-point="x0 x1 y0 y1"       a click inside this SVG area sends its position in these coordinates
 const TEXT_WAIT = 350, DRAG_WAIT = 60, STALE_AFTER = 150, URGENT_AFTER = 1500;
 
-// Make `old` look like `fresh` and keep the nodes that stay: focus, caret and scroll survive.
-function morph(old, fresh) {
-  if (old.isEqualNode(fresh) && !("value" in old)) return;
+// Make `old` look like `fresh` and keep the nodes that stay: focus, caret, scroll and what is folded out survive.
+// What the reader has set and Python has not answered yet (`held`) stays too.
+function morph(old, fresh, held) {
   if (old.nodeType !== fresh.nodeType || old.nodeName !== fresh.nodeName) { old.replaceWith(fresh); return }
   if (old.nodeType !== Node.ELEMENT_NODE) { if (old.nodeValue !== fresh.nodeValue) old.nodeValue = fresh.nodeValue; return }
-  for (const { name } of [...old.attributes]) if (!fresh.hasAttribute(name)) old.removeAttribute(name);
+  for (const { name } of [...old.attributes]) if (!fresh.hasAttribute(name) && name !== "open") old.removeAttribute(name);
   for (const { name, value } of [...fresh.attributes]) if (old.getAttribute(name) !== value) old.setAttribute(name, value);
-  if (old.nodeName === "TEXTAREA") { if (!typing(old)) old.value = fresh.textContent; return }
-  if (old.nodeName === "INPUT" && !typing(old) && !old.dataset.dragged) { old.value = fresh.getAttribute("value") ?? ""; old.checked = fresh.hasAttribute("checked") }
+  if (old.nodeName === "TEXTAREA") { // a text that was refused is not taken away
+    if (old.textContent !== fresh.textContent) { old.textContent = fresh.textContent; if (!typing(old) && !held(old)) old.value = fresh.textContent }
+    return;
+  }
+  if (old.nodeName === "INPUT" && !typing(old) && !held(old)) { old.value = fresh.getAttribute("value") ?? ""; old.checked = fresh.hasAttribute("checked") }
   const kept = [...old.childNodes], next = [...fresh.childNodes];
-  next.forEach((node, i) => kept[i] ? morph(kept[i], node) : old.append(node));
+  next.forEach((node, i) => kept[i] ? morph(kept[i], node, held) : old.append(node));
   kept.slice(next.length).forEach(node => node.remove());
-  if (old.nodeName === "SELECT") old.value = [...old.options].find(o => o.hasAttribute("selected"))?.value ?? old.value;
+  if (old.nodeName === "SELECT" && !held(old)) old.value = [...old.options].find(o => o.hasAttribute("selected"))?.value ?? old.value;
 }
 const typing = node => node === document.activeElement && /^(text|search|number|textarea)$/.test(node.type);
 
@@ -40,10 +45,12 @@ export default {
     root.className = "sk-root";
     root.dataset.lmSuppressShortcuts = "true"; // keys pressed in here are not commands of the notebook
     el.append(root);
-    const waits = new Map();
+    const waits = new Map(), asked = new WeakMap(), before = model.get("served");
     let sent = 0, stale, urgent;
+    const held = node => waits.has(node) || asked.get(node) > model.get("served") - before + 1;
     const send = (node, act, arg) => {
-      model.send({ act: scoped(node, act), arg, number: ++sent });
+      model.send({ act: scoped(node, act), arg });
+      asked.set(node, ++sent);
       clearTimeout(stale);
       stale = setTimeout(() => root.classList.add("is-stale"), STALE_AFTER);
       if ("urgent" in node.dataset) urgent = setTimeout(interrupt, URGENT_AFTER);
@@ -53,17 +60,30 @@ export default {
       (manager?.kernel ?? manager?.context?.sessionContext?.session?.kernel)?.interrupt?.();
     };
     const later = (node, act, wait) => {
-      clearTimeout(waits.get(node));
-      waits.set(node, setTimeout(() => { waits.delete(node); delete node.dataset.dragged; send(node, act, value(node)) }, wait));
+      clearTimeout(waits.get(node)?.timer);
+      waits.set(node, { act, timer: setTimeout(tell, wait, node) });
     };
+    const tell = node => {
+      const { act, timer } = waits.get(node);
+      clearTimeout(timer);
+      waits.delete(node);
+      send(node, act, value(node));
+    };
+    const now = (node, act, arg) => { [...waits.keys()].forEach(tell); send(node, act, arg) }; // in the order it was done
     const paint = () => {
       const page = document.createElement("template");
       page.innerHTML = model.get("html");
       const inside = root.contains(document.activeElement) ? document.activeElement : null;
       const group = inside?.closest("[data-roving]");
-      if (root.firstElementChild && page.content.firstElementChild) morph(root.firstElementChild, page.content.firstElementChild);
-      else root.replaceChildren(page.content);
-      if (group?.isConnected && inside.tabIndex !== 0) group.querySelector('[tabindex="0"]')?.focus({ preventScroll: true });
+      const old = root.firstElementChild, fresh = page.content.firstElementChild;
+      if (old && fresh) { // a complaint stands above the picture, which stays the same node
+        while (old.childElementCount > fresh.childElementCount) old.firstElementChild.remove();
+        while (old.childElementCount < fresh.childElementCount) old.prepend(document.createElement("section"));
+        morph(old, fresh, held);
+      } else root.replaceChildren(page.content);
+      if (!group?.isConnected || !inside.isConnected || inside.tabIndex === 0) return;
+      const stop = group.querySelector('[tabindex="0"]');
+      group.dataset.on ? stop?.focus({ preventScroll: true }) : rove(stop, inside);
     };
     const settle = () => { clearTimeout(stale); clearTimeout(urgent); root.classList.remove("is-stale") };
     model.on("change:html", paint);
@@ -76,18 +96,18 @@ export default {
       if (area) {
         const [x0, x1, y0, y1] = area.dataset.point.split(" ").map(Number), box = area.getBoundingClientRect();
         const x = x0 + (x1 - x0) * (event.clientX - box.left) / box.width, y = y1 + (y0 - y1) * (event.clientY - box.top) / box.height;
-        return send(area, area.dataset.act, [x, y]);
+        return now(area, area.dataset.act, [x, y]);
       }
       const node = event.target.closest("[data-act]");
-      if (node && !/^(INPUT|SELECT|TEXTAREA)$/.test(node.nodeName) && !node.disabled) send(node, node.dataset.act, node.dataset.arg ?? "");
+      if (node && !/^(INPUT|SELECT|TEXTAREA)$/.test(node.nodeName) && !node.disabled) now(node, node.dataset.act, node.dataset.arg ?? "");
     });
     root.addEventListener("input", event => {
       const node = event.target;
       if (!node.dataset.act) return;
       if (/^(text|search|textarea)$/.test(node.type)) later(node, node.dataset.act, TEXT_WAIT);
       else if (node.type === "range") {
-        node.closest(".sk-field")?.querySelector("output")?.replaceChildren(node.dataset.unit ? `${node.value} ${node.dataset.unit}` : node.value);
-        node.dataset.dragged = "1";
+        const notch = Math.round((node.value - node.min) / node.step);
+        node.closest(".sk-field")?.querySelector("output")?.replaceChildren(node.dataset.names?.split(" ")[notch] ?? node.value);
         if ("live" in node.dataset) later(node, node.dataset.act, DRAG_WAIT);
       }
     });
@@ -97,21 +117,37 @@ export default {
     });
     root.addEventListener("keydown", event => {
       event.stopPropagation();
-      const node = event.target, writes = /^(text|search|number|textarea|range)$/.test(node.type) || node.nodeName === "SELECT";
-      if ((event.key === "Enter" || event.key === " ") && node.dataset.act && !/^(BUTTON|INPUT|SELECT|TEXTAREA|A|SUMMARY)$/.test(node.nodeName)) {
-        send(node, node.dataset.act, node.dataset.arg ?? "");
-        return event.preventDefault();
-      }
+      const node = event.target, presses = event.key === "Enter" || event.key === " ";
+      const writes = /^(text|search|number|textarea|range)$/.test(node.type) || node.nodeName === "SELECT";
       if (writes || event.ctrlKey || event.metaKey || event.altKey) return;
+      if (presses && /^(BUTTON|INPUT|A|SUMMARY)$/.test(node.nodeName)) return; // the browser makes it a click
       for (let box = node.closest("[data-keys]"); box; box = box.parentElement?.closest("[data-keys]"))
         if (box.dataset.keys.split(" ").includes(event.key)) {
-          send(box, box.dataset.on, event.key);
+          if (presses && node.dataset.act) now(node, node.dataset.act, node.dataset.arg ?? ""); // this row, then its card
+          now(box, box.dataset.on, event.key);
           return event.preventDefault();
         }
+      const stops = [...(node.closest("[data-roving]:not([data-on])")?.querySelectorAll("[tabindex]") ?? [])];
+      const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+      if (step && stops.includes(node)) {
+        const next = stops[(stops.indexOf(node) + step + stops.length) % stops.length];
+        rove(node, next);
+        next.focus();
+        return event.preventDefault();
+      }
+      if (presses && node.dataset.act) {
+        now(node, node.dataset.act, node.dataset.arg ?? "");
+        event.preventDefault();
+      }
     });
-    return () => { clearTimeout(stale); waits.forEach(clearTimeout) };
+    return () => { clearTimeout(stale); waits.forEach(({ timer }) => clearTimeout(timer)) };
   },
 };
+
+function rove(from, to) {
+  if (from) from.tabIndex = -1;
+  to.tabIndex = 0;
+}
 
 function save({ download, text }) {
   const link = document.createElement("a");

@@ -13,7 +13,7 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
-from playwright.sync_api import Browser, Page, Route, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, Route, sync_playwright
 
 TOKEN = "test"
 SETTINGS = {
@@ -117,8 +117,11 @@ class Notebook:
 
     def __init__(self, browser: Browser, address: str, name: str):
         self.outside: list[str] = []  # requests to anywhere but the server
+        self.console: list[str] = []  # errors that the page's scripts reported or threw
         self.page: Page = browser.new_page(viewport={"width": 1000, "height": 900})
         self.page.route("**/*", self._guard)
+        self.page.on("console", lambda said: self.console.append(said.text) if said.type == "error" else None)
+        self.page.on("pageerror", lambda error: self.console.append(str(error)))
         self.page.goto(f"{address}/doc/tree/{name}?token={TOKEN}&reset")
         self.page.wait_for_function(f"() => {STATE}?.status === 'idle'", timeout=60_000)
 
@@ -140,6 +143,10 @@ class Notebook:
         self.page.wait_for_function(done, timeout=timeout * 1000)
         return self.page.evaluate(f"() => {STATE}.outputs")
 
+    def cell(self, number: int) -> Locator:
+        """A cell, counted from 0."""
+        return self.page.locator(".jp-Notebook .jp-Cell").nth(number)
+
     def errors(self) -> list[str]:
         """Tracebacks on the page, which also finds those in Output widgets."""
         kinds = ["error", "stderr"]
@@ -153,17 +160,21 @@ class Notebook:
             1 for box in (f.bounding_box() for f in figures.all()) if box and min(box["width"], box["height"]) > 40
         )
 
-    def photograph(self, folder: Path, name: str) -> None:
+    def photograph(self, folder: Path, name: str, width: int = 1000) -> None:
         """The whole notebook, light and dark."""
         height = self.page.evaluate("() => document.querySelector('.jp-WindowedPanel-outer').scrollHeight")
-        self.page.set_viewport_size({"width": 1000, "height": min(height + 100, 16_000)})
+        self.page.set_viewport_size({"width": width, "height": min(height + 100, 16_000)})
         self.page.evaluate("() => document.querySelector('.jp-WindowedPanel-outer').scrollTo(0, 0)")
         for theme in ("light", "dark"):
-            self.command("apputils:change-theme", theme=f"JupyterLab {theme.title()}")
-            light = "true" if theme == "light" else "false"
-            self.page.wait_for_selector(f'body[data-jp-theme-light="{light}"]', state="attached")
-            self.page.wait_for_selector("#jupyterlab-splash", state="detached")
+            self.theme(theme)
             self.page.screenshot(path=folder / f"{name}.{theme}.png")
+
+    def theme(self, name: str) -> None:
+        """Changes to the light or the dark theme."""
+        self.command("apputils:change-theme", theme=f"JupyterLab {name.title()}")
+        light = "true" if name == "light" else "false"
+        self.page.wait_for_selector(f'body[data-jp-theme-light="{light}"]', state="attached")
+        self.page.wait_for_selector("#jupyterlab-splash", state="detached")
 
     def close(self) -> None:
         self.page.close()

@@ -1,0 +1,100 @@
+"""What the tests of widgets look at: notebooks with one cell per widget, a plain page, and what to ask of a page."""
+
+from pathlib import Path
+
+import nbformat
+
+from saekit.viz.html import style
+
+HOSTILE = (
+    "<script>window.hacked=1</script>",
+    "<img src=x onerror=window.hacked=1>",
+    "\"'`&<>]]></textarea></style><b>",
+    "a\u202eb\u200fc\u2066d",
+    "w" * 10_000,
+    "\x00\x1b[31m\r\v\x7f",
+)
+
+START = """import saekit as sk
+from saekit import presets, widgets
+model = sk.load_model()
+corpus = sk.load_corpus(model, split="held_out", files=6)"""
+
+CODE = '''def area(width, height):
+    """Return the area of a rectangle in square metres."""
+    # both sides are lengths, so neither may be negative
+    sides = [width, (height, "metres")]
+    return width * height
+'''
+
+WIDGETS = {
+    "start": f"""{START}
+coder = sk.load("tiny-python/resid.2/batch_topk")
+features = sk.Features.collect(model, coder, corpus, progress=False)
+table = features.table
+latent = int(table[table.label == "docstring"].f1.idxmax())
+code = {CODE!r}""",
+    "status": """facts = {"model": "tiny-python", "coder": "batch_topk", "memory": "1.9 GB"}
+widgets.StatusBar(facts, warnings=("memory",))""",
+    "strip": "widgets.TokenStrip(model, coder, code, latent, features=features)",
+    "guess": "widgets.TokenStrip(model, coder, code, latent, guess=True)",
+    "card": "widgets.FeatureCard(features, latent)",
+    "browser": "widgets.FeatureBrowser(features)",
+    "steer": 'widgets.SteerSlider(model, coder, latent, "def area(width, ", maximum=features[latent].max)',
+    "quiz": 'widgets.Quiz("Which is a latent?", ["a unit of the SAE", "a property of the data"], 0, "It is a unit.")',
+    "prediction": 'widgets.Quiz("Will it be on?", ["yes", "no"])',
+    "files": """from pathlib import Path
+shown = {"card": widgets.FeatureCard(features, latent), "browser": widgets.FeatureBrowser(features)}
+shown["strip"] = widgets.TokenStrip(model, coder, code, latent)
+for name, widget in shown.items():
+    Path(name + ".html").write_text(widget.to_html(), "utf-8")""",
+    "hostile": f"""hostile = {HOSTILE!r}
+strings = sk.load_corpus(model, [f"value = 1  # {{text[:200]}}" for text in hostile])
+index = sk.Features.collect(model, coder, strings, progress=False)
+widgets.StatusBar(dict(zip(hostile, reversed(hostile))), warnings=hostile)""",
+    "hostile strip": r'widgets.TokenStrip(model, coder, "\n".join(text[:200] for text in hostile))',
+    "hostile card": "widgets.FeatureCard(index, int(index.table.density.idxmax()), text=hostile[0] + hostile[1])",
+    "hostile browser": "widgets.FeatureBrowser(index)",
+    "hostile steer": 'widgets.SteerSlider(model, coder, latent, " ".join(hostile[:4]), maximum=9.0, strength=1.0)',
+    "hostile quiz": "widgets.Quiz(hostile[0] + hostile[4], hostile, 0, hostile[1])",
+    "plain": """from saekit import viz
+viz.show(widgets.FeatureBrowser(features).static(widgets.FeatureBrowser(features).compute()))""",
+}
+
+TRAINING = {
+    "start": f"""{START}
+import time
+acts = sk.Activations(model, sk.Site("blocks.2.hook_resid_post"), corpus, tokens=2_000_000)
+coder, objective = presets.batch_topk(acts.d_in, 512, k=16)""",
+    "train": """run = sk.train(coder, acts, objective, steps=4_000, batch_size=512, precision="float32", threads=1)
+print("ended", time.time())""",
+    "next": """x = acts.held_out(2_000).x
+off = (x - run.coder(x)[0]).square().sum() / (x - x.mean(0)).square().sum()
+print("stopped", run.stopped, "training", run.coder.training, "site", run.coder.site.name, "fvu", float(off) < 1)""",
+    "alone": "widgets.TrainMonitor(acts)",
+}
+
+
+# Elements that reach beyond their frame and that nothing inside it scrolls or cuts.
+WIDER = """root => [...root.querySelectorAll('.sk')].flatMap(frame => {
+    const right = frame.getBoundingClientRect().right;
+    const cut = node => node !== frame && (getComputedStyle(node).overflowX !== 'visible' || cut(node.parentElement));
+    return [...frame.querySelectorAll('*')].filter(node => {
+        const box = node.getBoundingClientRect();
+        return box.width > 1 && box.right > right + 1 && !cut(node.parentElement);
+    }).map(node => node.outerHTML.slice(0, 120));
+})"""
+
+
+def document(html: str) -> str:
+    """A page of nothing but this, in our style and without motion."""
+    still = "body { margin: 0 } * { animation: none !important; transition: none !important }"
+    return f"<!doctype html><meta charset=utf-8><style>{style()}{still}</style><body>{html}</body>"
+
+
+def write(path: Path, cells: dict[str, str]) -> None:
+    """A notebook of these cells."""
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in cells.values()])
+    # Without a kernel's name Lab asks for one.
+    notebook.metadata.kernelspec = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    nbformat.write(notebook, path)

@@ -1,0 +1,746 @@
+"""The widgets under mouse and keys, in JupyterLab in a real browser, offline. SAEKIT_SHOTS=folder keeps pictures.
+
+One page for all: each test has a widget of its own, and every wait is for something that is seen on the page.
+"""
+
+import os
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Locator, expect
+
+from tests.browser import lab, page
+
+GENEROUS = 60_000  # ms: another process may have the processor
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    expect.set_options(timeout=GENEROUS)
+    with lab.chromium() as browser:
+        yield browser
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("lab")
+
+
+@pytest.fixture(scope="module")
+def address(home: Path) -> Iterator[str]:
+    root = home / "notebooks"
+    root.mkdir()
+    page.write(root / "widgets.ipynb", page.WIDGETS)
+    page.write(root / "training.ipynb", page.TRAINING)
+    with lab.server(root, home) as address:
+        yield address
+        assert "Traceback" not in (home / "server.log").read_text()
+
+
+@pytest.fixture(scope="module")
+def notebook(browser: Browser, address: str) -> Iterator[lab.Notebook]:
+    notebook = lab.Notebook(browser, address, "widgets.ipynb")
+    notebook.page.set_default_timeout(GENEROUS)
+    assert [out for out in notebook.run_all(timeout=120) if out["output_type"] == "error"] == []
+    yield notebook
+    notebook.close()
+
+
+@pytest.fixture
+def widget(notebook: lab.Notebook) -> Iterator[Callable[[str], Locator]]:
+    """The widget of a cell, by the cell's name. Afterwards nothing has gone wrong in silence."""
+    yield lambda name: notebook.cell(list(page.WIDGETS).index(name)).locator(".sk-root")
+    assert notebook.errors() == []
+    assert notebook.console == []
+    assert notebook.outside == []
+    expect(notebook.page.locator(".sk-root .sk-note details")).to_have_count(0)  # a traceback, folded
+
+
+def numbers(texts: list[str]) -> list[float]:
+    """Numbers as they are set on the page: a true minus, thin spaces, units."""
+    return [float(re.sub(r"[^\d.-]", "", text.replace("\u2212", "-"))) for text in texts]
+
+
+# -- a text
+
+
+def test_tokens_are_reached_by_mouse_and_keys(widget):
+    strip = widget("strip")
+    tokens, cursor, inspector = (
+        strip.locator(".ts-code button"),
+        strip.locator(".ts-insp .sk-cap"),
+        strip.locator(".ts-insp"),
+    )
+    n = tokens.count()
+    tokens.nth(3).click()
+    expect(cursor.first).to_have_text(f"Token 4 of {n}")
+    before = inspector.inner_text()
+    lines = [line.locator("button").count() for line in strip.locator(".ts-code .sk-line").all()]
+    below = lines[0] + 3
+    for key, at in (
+        ("ArrowRight", 4), ("ArrowLeft", 3), ("ArrowDown", below), ("ArrowUp", 3), ("End", n - 1),
+        ("ArrowRight", n - 1), ("Home", 0), ("ArrowUp", 0), ("ArrowLeft", 0),
+    ):  # fmt: skip
+        strip.page.keyboard.press(key)
+        expect(cursor.first).to_have_text(f"Token {at + 1} of {n}")
+        expect(tokens.nth(at)).to_be_focused()
+    assert inspector.inner_text() != before
+
+
+def test_lanes_are_shown_and_hidden(widget):
+    strip = widget("strip")
+    lanes = strip.locator(".ts-code .ts-lane.k-keyword.on")
+    expect(lanes).to_have_count(0)
+    strip.locator('input[value="keyword"]').check()
+    expect(lanes).to_have_count(2)  # def, return
+    strip.locator('input[value="keyword"]').uncheck()
+    expect(lanes).to_have_count(0)
+
+
+def test_brackets_show_how_deep_they_are(widget):
+    line = widget("strip").locator(".ts-code .sk-line").nth(3)  # sides = [width, (height, "metres")]
+    digits = "".join(line.locator(".ts-lane.k-bracket").all_text_contents())
+    assert re.sub(r"\s", "", digits) == "121"
+
+
+def test_another_latent_by_number_by_list_and_by_place(widget):
+    strip = widget("strip")
+    title, box = strip.locator(".sk-title"), strip.locator('input[type="number"]')
+    box.fill("5")
+    box.press("Enter")
+    expect(title).to_contain_text("Latent 5 ")
+    box.fill("999999")
+    box.press("Enter")
+    expect(strip.get_by_role("alert")).to_contain_text("latent 999999 is not in [0, 2048)")
+    expect(title).to_contain_text("Latent 5 ")
+    other = strip.locator(".ts-insp table button").nth(1)
+    latent = other.inner_text()
+    other.click()
+    expect(title).to_contain_text(f"Latent {latent} ")
+    expect(box).to_have_value(latent)
+    expect(strip.get_by_role("alert")).to_have_count(0)
+    bars = strip.locator(".ts-over")
+    size, n = bars.bounding_box(), strip.locator(".ts-code button").count()
+    bars.click(position={"x": size["width"] * 0.7, "y": size["height"] / 2})
+    expect(strip.locator(".ts-insp .sk-cap").first).to_have_text(f"Token {int(0.7 * n) + 1} of {n}")
+
+
+def test_a_text_is_typed_and_answered(widget):
+    strip = widget("strip")
+    strip.locator("summary").click()
+    box, size = (
+        strip.locator("textarea"),
+        strip.locator(".sk-field", has=strip.page.locator("textarea")).locator("label"),
+    )
+    before, n = box.input_value(), size.inner_text()
+    box.press("Control+Home")
+    box.press_sequentially("x = 12\n", delay=20)
+    expect(size).not_to_have_text(n)
+    expect(box).to_be_visible()
+    assert box.evaluate("box => [box === document.activeElement, box.selectionStart]") == [True, 7]
+    strip.page.keyboard.type("y")
+    expect(strip.locator(".ts-code .sk-line").nth(1)).to_contain_text("ydef area")
+    assert box.input_value() == "x = 12\ny" + before
+
+
+def test_a_text_that_cannot_be_read_is_kept_with_a_way_on(widget):
+    strip = widget("strip")
+    box, says = strip.locator("textarea"), strip.get_by_role("alert")
+    if not box.is_visible():
+        strip.locator("summary").click()
+    box.fill("")
+    expect(says).to_contain_text("The text is empty")
+    expect(box).to_be_focused()
+    assert box.input_value() == ""
+    long = "word = 1\n" * 400
+    box.fill(long)
+    expect(says).to_contain_text("tokens long.The model reads 255")
+    assert box.input_value() == long
+    says.get_by_role("button", name="Use the last 255").click()
+    expect(says).to_have_count(0)
+    expect(strip.locator(".ts-code button")).to_have_count(255)
+    assert 0 < len(box.input_value()) < len(long)
+    assert long.endswith(box.input_value())
+
+
+def test_a_guess_is_marked_and_revealed(widget):
+    strip = widget("guess")
+    tokens, words = strip.locator(".ts-code button"), strip.get_by_role("status").locator("b")
+    on = re.compile(r"\ba[1-7]\b")
+    tokens.nth(11).click()
+    expect(words).to_contain_text("1 of ")
+    strip.page.keyboard.press("ArrowRight")
+    expect(tokens.nth(12)).to_be_focused()
+    strip.page.keyboard.press("Enter")
+    expect(words).to_contain_text("2 of ")
+    tokens.nth(0).click()
+    tokens.nth(0).click()
+    tokens.nth(2).click()
+    expect(words).to_contain_text("3 of ")
+    assert [t for t in tokens.all() if on.search(t.get_attribute("class"))] == []
+    strip.get_by_role("button", name="Reveal").click()
+    expect(words).to_contain_text("overlap")
+    kinds = [token.get_attribute("class") for token in tokens.all()]
+    marked, firing = {2, 11, 12}, {i for i, kind in enumerate(kinds) if on.search(kind)}
+    assert {i for i, kind in enumerate(kinds) if "is-guess" in kind} == marked
+    assert f"overlap {len(marked & firing) / len(marked | firing):.2f} of 1" in words.inner_text()
+    strip.get_by_role("button", name="Guess again").click()
+    expect(words).to_contain_text("0 of ")
+
+
+# -- one latent
+
+
+def test_tabs_by_mouse_and_keys(widget):
+    card = widget("card")
+    tabs = card.get_by_role("tab")
+    for i, sight in enumerate((".fc-ex", ".fc-log", "table", "textarea")):
+        tabs.nth(i).click()
+        expect(card.locator(f".fc-panel {sight}").first).to_be_visible()
+        expect(tabs.nth(i)).to_have_attribute("aria-selected", "true")
+    for key, at in (("ArrowRight", 0), ("ArrowRight", 1), ("ArrowLeft", 0), ("ArrowLeft", 3), ("ArrowRight", 0)):
+        card.page.keyboard.press(key)
+        expect(tabs.nth(at)).to_be_focused()
+        expect(tabs.nth(at)).to_have_attribute("aria-selected", "true")
+
+
+def test_a_bar_of_the_histogram_chooses_examples(widget):
+    card = widget("card")
+    card.get_by_role("tab").first.click()
+    bars, note = card.locator(".fc-hist g"), card.locator(".fc-panel .sk-note")
+    bars.nth(4).click()
+    expect(note).to_contain_text("Only activations from")
+    expect(bars.nth(4)).to_have_attribute("aria-pressed", "true")
+    low, high = numbers(re.findall(r"[\d.]+", note.inner_text().removeprefix("Only activations"))[:2])
+    assert all(low <= value <= high + 0.01 for value in numbers(card.locator(".fc-ex > b").all_inner_texts()))
+    card.page.keyboard.press("ArrowRight")
+    expect(bars.nth(5)).to_be_focused()
+    card.page.keyboard.press("Enter")
+    expect(bars.nth(5)).to_have_attribute("aria-pressed", "true")
+    expect(bars.nth(4)).to_have_attribute("aria-pressed", "false")
+    card.page.keyboard.press("Enter")
+    expect(note).to_have_count(0)
+    expect(bars.nth(5)).to_be_focused()
+
+
+def test_examples_from_the_top_and_at_random(widget):
+    card = widget("card")
+    card.get_by_role("tab").first.click()
+    heads, values = card.locator(".fc-q h4"), card.locator(".fc-ex > b")
+    card.get_by_text("Random active").click()
+    expect(heads).to_have_text(["At random"])
+    card.page.keyboard.press("ArrowRight")  # radios go round
+    expect(heads).to_have_text(["Strongest"])
+    shown = numbers(values.all_inner_texts())
+    assert shown == sorted(shown, reverse=True)
+    assert shown[0] == max(numbers(card.locator(".sk-stats dd").all_inner_texts()[2:3]))
+    card.get_by_text("By decile").click()
+    expect(heads.first).to_have_text("Top decile")
+
+
+def test_other_latents(widget):
+    card = widget("card")
+    title, box = card.locator(".sk-title"), card.locator('input[type="number"]')
+    card.get_by_role("tab").first.click()
+    box.fill("7")
+    box.press("Enter")
+    expect(title).to_contain_text(re.compile(r"^Latent 7\b"))
+    card.get_by_role("button", name="Next latent").click()
+    expect(title).to_contain_text(re.compile(r"^Latent 8\b"))
+    expect(box).to_have_value("8")
+    card.get_by_role("button", name="Previous latent").click()
+    expect(title).to_contain_text(re.compile(r"^Latent 7\b"))
+    card.page.keyboard.press("[")
+    card.page.keyboard.press("[")
+    expect(title).to_contain_text(re.compile(r"^Latent 5\b"))
+    card.page.keyboard.press("]")
+    expect(title).to_contain_text(re.compile(r"^Latent 6\b"))
+    card.get_by_role("button", name="Random").click()
+    expect(title).not_to_contain_text(re.compile(r"^Latent 6\b"))
+
+
+def test_a_latent_that_is_not_there(widget):
+    card = widget("card")
+    title, box, says = card.locator(".sk-title"), card.locator('input[type="number"]'), card.get_by_role("alert")
+    before = title.inner_text()
+    box.fill("2048")
+    box.press("Enter")
+    expect(says).to_contain_text("latent 2048 is not in [0, 2048)")
+    expect(title).to_have_text(before)
+    expect(card.locator(".fc-hist g")).to_have_count(10)
+    expect(box).to_be_focused()
+    box.fill("3")
+    box.press("Enter")
+    expect(says).to_have_count(0)
+    expect(title).to_contain_text("Latent 3")
+
+
+def test_a_text_of_ones_own_and_its_contrasts(widget):
+    card = widget("card")
+    card.get_by_role("tab").last.click()
+    box, shown = card.locator("textarea"), card.locator(".fc-panel .sk-code")
+    for typed in ("total = 1", "rate = 2"):
+        box.fill(typed)
+        expect(shown).to_contain_text(typed)
+    for wrap, text in (("comment", "# rate = 2"), ("string", 'text = "rate = 2"')):
+        card.get_by_role("button", name=f"Try as a {wrap}").click()
+        expect(box).to_have_value(text)
+        expect(shown).to_contain_text(text)
+        box.fill("rate = 2")
+        expect(shown).to_have_text(re.compile(r"^rate = 2$"))
+    box.fill("new = 3")  # and no pause before the next click: what was typed goes first
+    card.get_by_role("button", name="Try as a docstring").click()
+    expect(box).to_have_value(re.compile("^def f.*new = 3", re.DOTALL))
+    expect(shown).to_contain_text("new = 3")
+
+
+def test_a_card_is_saved(widget):
+    card = widget("card")
+    with card.page.expect_download() as saved:
+        card.get_by_role("button", name="Save as a file").click()
+    number = card.locator('input[type="number"]').input_value()
+    assert saved.value.suggested_filename == f"latent-{number}.html"
+    assert f"Latent {number}" in saved.value.path().read_text("utf-8")
+
+
+# -- all latents
+
+
+def rows(browser: Locator, column: int) -> list[str]:
+    return browser.locator(f".fb tbody tr > :nth-child({column})").all_inner_texts()
+
+
+def test_search_and_filters(widget):
+    browser = widget("browser")
+    found, title = browser.locator(".sk-pager .sk-cap"), browser.locator(".sk-title")
+    every = title.inner_text()
+    search, label = browser.get_by_role("searchbox"), browser.get_by_role("combobox")
+    label.select_option("comment")
+    expect(title).not_to_have_text(every)
+    assert {text.strip() for text in rows(browser, 2)} == {"comment"}
+    expect(label).to_have_value("comment")
+    label.select_option("")
+    expect(title).to_have_text(every)
+    search.press_sequentially("12", delay=10)
+    expect(browser.locator(".fb tbody th", has_text=re.compile(r"^12$"))).to_be_visible()
+    expect(search).to_be_focused()
+    search.fill("no such thing <b>")
+    expect(browser.locator(".sk-empty")).to_contain_text("No latent matches these filters")
+    expect(browser.locator(".sk-empty")).to_contain_text("no such thing <b>")
+    browser.get_by_role("button", name="Clear filters").click()
+    expect(title).to_have_text(every)
+    expect(search).to_have_value("")
+    browser.get_by_text("Hide token-identity labels").click()
+    expect(title).not_to_have_text(every)
+    assert not any("keyword" in text for text in rows(browser, 2))
+    browser.get_by_text("Hide token-identity labels").click()
+    expect(title).to_have_text(every)
+    expect(found).to_contain_text("1 to 14 of")
+
+
+def test_the_range_of_density(widget):
+    browser = widget("browser")
+    low, high = browser.locator('[data-act="low"]'), browser.locator('[data-act="high"]')
+    title, ends = browser.locator(".sk-title"), browser.locator("legend b")
+    every = title.inner_text()
+    low.focus()
+    for _ in range(40):  # tenths of a decade, faster than the answers come
+        low.press("ArrowRight")
+    expect(ends).to_have_text(re.compile(r"^10\.0.% to 100.%$"))
+    expect(low).to_have_value("-1")
+    assert min(numbers(rows(browser, 6))) >= 10
+    low.press("Home")
+    expect(title).to_have_text(every)
+    high.focus()
+    for _ in range(20):
+        high.press("ArrowLeft")
+    expect(ends).to_have_text(re.compile(r"to 1\.0.%$"))
+    expect(high).to_have_value("-2")
+    assert max(numbers(rows(browser, 6))) <= 1
+    high.press("End")
+    expect(title).to_have_text(every)
+
+
+def test_the_table_is_sorted_and_turned(widget):
+    browser = widget("browser")
+    pager = browser.locator(".sk-pager .sk-cap")
+    for name, column in (("Density", 6), ("Max", 7), ("Latent", 1), ("F1", 4)):
+        head = browser.get_by_role("button", name=name)
+        head.click()
+        expect(head).to_contain_text(re.compile("[↓↑]"))
+        falls = "↓" in head.inner_text()
+        shown = numbers(rows(browser, column))
+        assert shown == sorted(shown, reverse=falls)
+        head.press("Enter")
+        expect(head).to_contain_text("↑" if falls else "↓")
+        shown = numbers(rows(browser, column))
+        assert shown == sorted(shown, reverse=not falls)
+        head.press("Enter")
+        expect(head).to_contain_text("↓" if falls else "↑")
+    expect(browser.get_by_role("button", name="Previous")).to_be_disabled()
+    browser.get_by_role("button", name="Next").click()
+    expect(pager).to_contain_text("15 to 28 of")
+    expect(browser.locator('.fb tbody tr[tabindex="0"]')).to_have_count(1)  # keys still lead into the table
+    browser.get_by_role("button", name="Previous").click()
+    expect(pager).to_contain_text("1 to 14 of")
+
+
+def test_a_latent_is_chosen_in_the_table_and_in_the_scatter(widget):
+    browser = widget("browser")
+    lines, picked, ring = (
+        browser.locator(".fb tbody tr"),
+        browser.locator(".fb-pick b"),
+        browser.locator(".fb svg circle"),
+    )
+    numbers = browser.locator(".fb tbody th").all_inner_texts()
+    lines.nth(5).click()
+    expect(picked).to_have_text(numbers[5])
+    place = ring.bounding_box()
+    for key, at in (("ArrowDown", 6), ("ArrowDown", 7), ("ArrowUp", 6)):
+        browser.page.keyboard.press(key)
+        expect(picked).to_have_text(numbers[at])
+        expect(lines.nth(at)).to_be_focused()
+    browser.page.mouse.click(place["x"] + place["width"] / 2, place["y"] + place["height"] / 2)
+    expect(picked).to_have_text(numbers[5])
+
+
+def test_a_card_opens_below(widget):
+    browser = widget("browser")
+    lines, picked, card = (
+        browser.locator(".fb tbody tr"),
+        browser.locator(".fb-pick b"),
+        browser.locator('[data-scope="card"]'),
+    )
+    numbers = browser.locator(".fb tbody th").all_inner_texts()
+    lines.nth(1).focus()
+    browser.page.keyboard.press("Enter")
+    expect(card.locator(".sk-title")).to_contain_text(f"Latent {numbers[1]}")
+    lines.nth(2).click()
+    expect(card.locator(".sk-title")).to_contain_text(f"Latent {numbers[2]}")
+    card.get_by_role("tab", name="Labels").click()
+    expect(card.locator(".fc-panel table")).to_be_visible()
+    card.get_by_role("button", name="Next latent").click()
+    expect(picked).to_have_text(str(int(numbers[2]) + 1))
+    with browser.page.expect_download() as saved:
+        card.get_by_role("button", name="Save as a file").click()
+    assert saved.value.suggested_filename == f"latent-{picked.inner_text()}.html"
+    with browser.page.expect_download() as saved:
+        browser.get_by_role("button", name="Save as a file").first.click()
+    assert saved.value.suggested_filename == "features.html"
+    browser.get_by_role("button", name="Close card").click()
+    expect(card).to_have_count(0)
+
+
+# -- the others
+
+
+def test_steering(widget):
+    steer = widget("steer")
+    title, slider, bars = steer.locator(".sk-title"), steer.get_by_role("slider"), steer.locator(".sl-bars i")
+    expect(title).to_contain_text("Without steering the next token is")
+    before = [bar.get_attribute("style") for bar in bars.all()]
+    slider.focus()
+    for _ in range(8):
+        slider.press("ArrowRight")
+    expect(steer.locator("output")).to_have_text("+4.0")
+    expect(title).to_contain_text("At +4.0 times its maximum the next token")
+    expect(slider).to_have_value("4")
+    expect(slider).to_be_focused()
+    assert [bar.get_attribute("style") for bar in bars.all()] != before
+    slider.press("Home")
+    expect(title).to_contain_text("At \u22124.0 times its maximum")
+    size, n = steer.locator("label span"), steer.locator("label span").inner_text()
+    steer.locator("textarea").fill("import os\nimport ")
+    expect(size).not_to_have_text(n)
+    steer.locator("textarea").fill("")
+    expect(steer.get_by_role("alert")).to_contain_text("The text is empty")
+    steer.locator("textarea").fill("import ")
+    expect(steer.get_by_role("alert")).to_have_count(0)
+
+
+def test_a_question_is_answered(widget):
+    quiz = widget("quiz")
+    check, says = quiz.get_by_role("button", name="Check"), quiz.locator(".sk-note")
+    expect(check).to_be_disabled()
+    quiz.get_by_label("a property of the data").check()
+    check.click()
+    expect(says).to_contain_text("Not this one.")
+    expect(quiz.get_by_role("radio").first).to_be_disabled()
+    quiz.get_by_role("button", name="Try again").click()
+    expect(says).to_have_count(0)
+    expect(quiz.locator(":checked")).to_have_count(0)
+    quiz.get_by_label("a unit of the SAE").check()
+    quiz.page.keyboard.press("ArrowDown")
+    quiz.page.keyboard.press("ArrowUp")
+    expect(quiz.get_by_label("a unit of the SAE")).to_be_checked()
+    check.click()
+    expect(says).to_contain_text("Right.")
+    expect(says).to_contain_text("It is a unit.")
+
+
+def test_a_guess_is_committed_and_not_judged(widget):
+    quiz = widget("prediction")
+    quiz.get_by_text("yes").click()
+    quiz.get_by_role("button", name="Commit this guess").click()
+    expect(quiz.locator(".sk-note")).to_contain_text("Your guess is kept.")
+    expect(quiz.get_by_role("button")).to_have_count(0)
+
+
+def test_facts_stand_in_one_line(widget):
+    status = widget("status")
+    expect(status.locator("dt")).to_have_text(["model", "coder", "memory"])
+    expect(status.locator("dd")).to_have_text(["tiny-python", "batch_topk", "! 1.9 GB"])
+    assert len({round(fact.bounding_box()["y"]) for fact in status.locator("dt, dd").all()}) == 1
+
+
+# -- what all have in common
+
+
+@pytest.mark.parametrize("name", [name for name in page.WIDGETS if name.startswith("hostile")])
+def test_text_from_data_stays_text(widget, name: str):
+    shown = widget(name)
+    assert shown.page.evaluate("window.hacked") is None
+    expect(shown.locator("script, img, iframe, style, link")).to_have_count(0)
+    if name not in ("hostile browser", "hostile steer"):  # one shows single tokens, the other's text is in an input
+        expect(shown).to_contain_text("hacked")
+    assert not re.search("[\u202a-\u202e\u2066-\u2069\u200e\u200f\x00\x1b]", shown.inner_text())
+    assert shown.evaluate(page.WIDER) == []
+
+
+def test_hostile_words_that_are_typed(widget):
+    browser, card, strip = widget("hostile browser"), widget("hostile card"), widget("hostile strip")
+    browser.get_by_role("searchbox").fill(page.HOSTILE[1])
+    expect(browser.locator(".sk-empty")).to_contain_text(page.HOSTILE[1])
+    assert browser.evaluate(page.WIDER) == []
+    browser.get_by_role("button", name="Clear filters").click()
+    card.get_by_role("tab").last.click()
+    expect(card.locator(".fc-panel .sk-code")).to_contain_text(page.HOSTILE[0] + page.HOSTILE[1])
+    assert card.locator("textarea").input_value() == page.HOSTILE[0] + page.HOSTILE[1]
+    card.locator("textarea").fill(page.HOSTILE[2])
+    expect(card.locator(".fc-panel .sk-code")).to_contain_text(page.HOSTILE[2])
+    strip.locator("summary").click()
+    strip.locator("textarea").fill(page.HOSTILE[4])
+    expect(strip.get_by_role("alert")).to_contain_text("tokens long")
+    strip.locator("textarea").fill(page.HOSTILE[3])
+    expect(strip.get_by_role("alert")).to_have_count(0)
+    for shown in (card, strip):
+        assert shown.evaluate(page.WIDER) == []
+    assert browser.page.evaluate("window.hacked") is None
+    expect(browser.page.locator(".sk-root :is(script, img)")).to_have_count(0)
+
+
+def test_one_tab_stop_for_all_that_belongs_together(widget, notebook: lab.Notebook):
+    for name in ("strip", "guess", "card", "browser", "hostile browser"):
+        groups = widget(name).locator("[data-roving]")
+        stops = [group.locator('[tabindex="0"]').count() for group in groups.all() if group.is_visible()]
+        assert stops == [1] * len(stops)
+        assert stops
+    strip, stops = widget("strip"), []
+    focused = strip.locator(".ts-code button:focus")
+    strip.locator('input[type="number"]').focus()
+    while "Change the text" not in stops:
+        notebook.page.keyboard.press("Tab")
+        stops.append(notebook.page.evaluate("document.activeElement.textContent"))
+        if focused.count():
+            ring = focused.evaluate(
+                "node => [getComputedStyle(node).outlineStyle, getComputedStyle(node).outlineWidth]"
+            )
+            assert ring == ["solid", "2px"]
+            stops[-1] = "a token"
+    assert stops.count("a token") == 1
+
+
+def test_keys_are_not_commands_of_the_notebook(widget, notebook: lab.Notebook):
+    strip = widget("strip")
+    cells = notebook.page.locator(".jp-Notebook .jp-Cell").count()
+    strip.locator(".ts-code button").first.click()
+    for key in ("d", "d", "a", "b", "x", "m", "Shift+M"):
+        notebook.page.keyboard.press(key)
+    notebook.page.keyboard.press("End")
+    expect(strip.locator(".ts-code button").last).to_be_focused()
+    assert notebook.page.locator(".jp-Notebook .jp-Cell").count() == cells == len(page.WIDGETS)
+    expect(strip).to_be_visible()
+
+
+# The computed styles that are ours to say; tr has none that can be seen, and Lab leaves a space below an output.
+STYLES = """root => [...root.querySelectorAll('.sk *')].filter(node => node.nodeName !== 'TR').map(node => {
+    const style = getComputedStyle(node);
+    const ours = `display float marginTop marginBottom paddingTop paddingLeft borderTopLeftRadius fontWeight
+        borderBottomWidth fontSize lineHeight textAlign listStyleType overflowX whiteSpace tableLayout wordBreak`;
+    const said = ours.split(/\\s+/).map(property => property + ': ' + style[property]).join('; ');
+    return node.nodeName + '.' + (node.getAttribute('class') ?? '') + ' ' + said;
+})"""
+
+
+@pytest.mark.parametrize("name", ["status", "strip", "card", "browser", "steer", "quiz", "plain"])
+def test_labs_own_styles_do_not_reach_in(browser: Browser, widget, notebook: lab.Notebook, name: str):
+    shown = notebook.cell(list(page.WIDGETS).index(name)).locator(".jp-OutputArea-output:has(.sk)").last
+    width = round(shown.locator(".sk").first.bounding_box()["width"])
+    alone = browser.new_page(viewport={"width": width + (name != "plain") * 4, "height": 900})  # .sk-root is 2 px wider
+    alone.set_content(page.document(shown.inner_html()))
+    assert shown.evaluate(STYLES) == alone.locator("body").evaluate(STYLES)
+    alone.close()
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_all_text_can_be_read(widget, notebook: lab.Notebook, theme: str):
+    notebook.theme(theme)
+    grounds, faint, small = notebook.page.evaluate(LEGIBLE)
+    assert grounds == ["255 255 255" if theme == "light" else "17 17 17"]
+    assert faint == []
+    assert small == []
+    notebook.theme("light")
+
+
+# The colours of the frames, text below a contrast of 4.5 to what is behind it, and text below 11 pixels.
+LEGIBLE = """() => {
+    const canvas = new OffscreenCanvas(1, 1).getContext('2d', { willReadFrequently: true });
+    const rgb = colour => {
+        canvas.clearRect(0, 0, 1, 1);
+        canvas.fillStyle = colour;
+        canvas.fillRect(0, 0, 1, 1);
+        return [...canvas.getImageData(0, 0, 1, 1).data];
+    };
+    const ground = node => {
+        const colour = rgb(getComputedStyle(node).backgroundColor);
+        return colour[3] === 255 || !node.parentElement ? colour.slice(0, 3) : ground(node.parentElement);
+    };
+    const light = colour => {
+        const [r, g, b] = colour.map(c => c / 255).map(c => c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4);
+        return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+    };
+    const contrast = (a, b) => (Math.max(light(a), light(b)) + 0.05) / (Math.min(light(a), light(b)) + 0.05);
+    const faint = [], small = [];
+    for (const node of document.querySelectorAll('.sk *')) {
+        const words = [...node.childNodes].filter(c => c.nodeType === 3 && c.nodeValue.trim());
+        const box = node.getBoundingClientRect();
+        if (!words.length || box.width <= 1 || node.disabled || /^(STYLE|TITLE|OPTION)$/i.test(node.nodeName)) continue;
+        const style = getComputedStyle(node), drawn = node.ownerSVGElement;
+        const ink = rgb(drawn ? style.fill : style.color).slice(0, 3), behind = ground(drawn ?? node);
+        const scale = drawn ? drawn.getBoundingClientRect().width / drawn.viewBox.baseVal.width : 1;
+        const size = scale * parseFloat(style.fontSize);
+        const what = node.nodeName + '.' + node.getAttribute('class') + ' ' + words[0].nodeValue.trim().slice(0, 30);
+        if (contrast(ink, behind) < 4.5) faint.push([what, ink, behind]);
+        if (size < 10.9) small.push([what, size]);
+    }
+    const frames = new Set([...document.querySelectorAll('.sk')].map(node => ground(node).join(' ')));
+    return [[...frames], faint, small];
+}"""
+
+
+def test_controls_are_large_enough_to_hit(widget):
+    small = []
+    for name in ("strip", "card", "browser", "steer", "quiz"):
+        shown = widget(name).locator(":is(.sk-btn, .sk-sort, [role=tab], select, input, .qz label, .sk-check):visible")
+        boxes = [(control.bounding_box(), control) for control in shown.all()]
+        small += [
+            c.evaluate("c => c.outerHTML") for box, c in boxes if box["height"] < 22 and not c.get_attribute("type")
+        ]
+    assert small == []
+
+
+SCROLLED = """root => [...root.querySelectorAll('.sk-scroll, .ts-code')]
+    .filter(box => box.scrollWidth > box.clientWidth).map(box => box.outerHTML.slice(0, 120))"""
+
+
+@pytest.mark.parametrize("width", [1000, 720])
+def test_nothing_is_cut_or_wider_than_its_frame(widget, notebook: lab.Notebook, width: int):
+    notebook.page.set_viewport_size({"width": width, "height": 900})
+    for name in ("status", "strip", "guess", "card", "browser", "steer", "quiz", "prediction"):
+        assert widget(name).evaluate(page.WIDER) == []
+        assert widget(name).evaluate(SCROLLED) == []
+    card = widget("card")
+    for i in range(4):
+        card.get_by_role("tab").nth(i).click()
+        expect(card.get_by_role("tab").nth(i)).to_have_attribute("aria-selected", "true")
+        assert card.evaluate(page.WIDER) == []
+        assert card.evaluate(SCROLLED) == []
+        if shots := os.environ.get("SAEKIT_SHOTS"):
+            card.screenshot(path=Path(shots) / f"card{i}.{width}.png")
+    if shots:
+        notebook.photograph(Path(shots), f"widgets.{width}", width)
+    notebook.page.set_viewport_size({"width": 1000, "height": 900})
+
+
+@pytest.mark.parametrize("name", ["card", "browser", "strip"])
+def test_a_file_needs_no_network(browser: Browser, widget, home: Path, name: str):
+    path = home / "notebooks" / f"{name}.html"
+    assert path.stat().st_size < 300_000
+    assert "http" not in path.read_text("utf-8")
+    asked: list[str] = []
+    context = browser.new_context(offline=True)
+    shown = context.new_page()
+    shown.on("request", lambda request: asked.append(request.url))
+    shown.goto(path.as_uri())
+    assert asked == [path.as_uri()]
+    box = shown.locator(".sk").first.bounding_box()
+    assert min(box["width"], box["height"]) > 300
+    assert shown.locator(".sk-tok, .fb tbody tr").count() > 10
+    expect(shown.locator(":is(.sk-bar, .sk-act, .live, .sk-head .sk-btn):visible")).to_have_count(0)
+    assert all(text.strip() for text in shown.locator("tbody th").all_inner_texts())
+    assert shown.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    assert shown.locator("body").evaluate(page.WIDER) == []
+    context.close()
+
+
+# -- training
+
+
+@pytest.fixture(scope="module")
+def training(browser: Browser, address: str) -> Iterator[lab.Notebook]:
+    notebook = lab.Notebook(browser, address, "training.ipynb")
+    notebook.page.set_default_timeout(GENEROUS)
+    notebook.command("notebook:run-all-cells")
+    yield notebook
+    notebook.close()
+
+
+def steps(monitor: Locator) -> int:
+    return int(numbers([monitor.locator(".tm-run b").first.inner_text()])[0])
+
+
+def test_a_run_is_paused_and_stopped_in_the_middle_of_run_all(training: lab.Notebook):
+    monitor, after = training.cell(1).locator(".sk-root"), training.cell(2).locator(".jp-OutputArea-output")
+    pause, resume = (monitor.get_by_role("button", name=name) for name in ("Pause", "Resume"))
+    expect(monitor.locator(".tm figure")).to_have_count(6)
+    pause.click()
+    expect(monitor.locator(".sk-title")).to_contain_text("Paused at step")
+    at = steps(monitor)
+    training.page.wait_for_timeout(1_000)
+    assert steps(monitor) == at
+    resume.click()
+    expect(pause).to_be_enabled()
+    training.page.wait_for_function(
+        "([node, at]) => Number(node.querySelector('.tm-run b').textContent.replace(/\\D/g, '')) > at",
+        arg=[monitor.element_handle(), at],
+    )
+    expect(after).to_have_count(0)
+    training.page.evaluate("document.addEventListener('click', () => { window.clicked ??= Date.now() / 1000 }, true)")
+    monitor.get_by_role("button", name="Stop and keep").click()
+    expect(after).to_contain_text("stopped True training False site blocks.2.hook_resid_post fvu True")
+    ended = float(re.search(r"ended (\d+\.\d+)", training.cell(1).locator(".jp-OutputArea").inner_text())[1])
+    assert 0 < ended - training.page.evaluate("window.clicked") < 2
+    expect(monitor.locator(".sk-note.good")).to_contain_text("Stopped at step")
+    expect(monitor.get_by_role("button")).to_have_count(0)
+    assert training.errors() == training.console == training.outside == []
+
+
+def test_a_monitor_alone_starts_and_stops(training: lab.Notebook):
+    monitor = training.cell(3).locator(".sk-root")
+    latents = monitor.locator('[data-act="d_sae"]')
+    latents.press("Home")
+    expect(monitor.locator("output").nth(2)).to_have_text("256")
+    steps = monitor.locator('[data-act="steps"]')
+    steps.press("End")
+    expect(monitor.locator("output").nth(4)).to_have_text("960")
+    monitor.get_by_role("button", name="Start").click()
+    expect(monitor.locator(".tm figure")).to_have_count(6)
+    expect(monitor.locator(".sk-sub")).to_contain_text("256 → 256 latents")
+    monitor.get_by_role("button", name="Stop and keep").click()
+    expect(monitor.locator(".sk-note.good")).to_contain_text("Stopped at step")
+    expect(monitor.get_by_role("button", name="Start again")).to_be_enabled()
+    if shots := os.environ.get("SAEKIT_SHOTS"):
+        training.photograph(Path(shots), "training")
+    assert training.errors() == training.console == training.outside == []
