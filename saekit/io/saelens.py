@@ -5,6 +5,7 @@ version 6 (batchtopk, matryoshka_batchtopk), unfolded checkpoints with their `ac
 """
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +91,8 @@ def write(coder: SparseCoder, path: Path, *, training: bool = False) -> Path:
 def _modern(cfg: dict[str, Any], folder: Path) -> dict[str, Any]:
     """The configuration in version 6's words, with the defaults that its loader has."""
     metadata = cfg.get("metadata") or {}
-    if int(str(metadata.get("sae_lens_version") or "0").split(".")[0]) < 6:
+    version = re.match(r"\d+", str(metadata.get("sae_lens_version")))
+    if version is None or int(version[0]) < 6:
         cfg = _from_flat(cfg)
     cfg = {"apply_b_dec_to_input": True, "normalize_activations": "none", "metadata": {}} | cfg
     needed(folder / CONFIG, cfg, "architecture", "d_in", "d_sae")
