@@ -11,7 +11,7 @@ import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -33,6 +33,25 @@ class Batch(NamedTuple):
 
     x: Float[Tensor, "rows d_in"]
     y: Float[Tensor, "rows d_out"]
+
+
+@runtime_checkable
+class Source(Protocol):
+    """What `sk.train` asks of its data. `Activations` is one; a toy with known answers is another."""
+
+    d_in: int
+    d_out: int
+    seed: int
+
+    @property
+    def site(self) -> Site: ...
+    @property
+    def model(self) -> Any: ...  # its `cfg` has model_name, d_model and n_layers
+    @property
+    def corpus(self) -> Any: ...  # its `fingerprint` is that of the tokenizer, or None
+    def __len__(self) -> int: ...
+    def batches(self, size: int, start: int = 0, *, until: Callable[[], bool] = ...) -> Iterator[Batch]: ...
+    def held_out(self, rows: int) -> Batch: ...
 
 
 class Activations:

@@ -16,7 +16,7 @@ PACKAGE = ROOT / "saekit"
 
 # A module imports only from modules to its left.
 ORDER = (
-    "files codes hooks corpus toy nonlinearity coder activations losses presets io train features steer attribute "
+    "files codes hooks corpus nonlinearity coder activations toy losses presets io train features steer attribute "
     "circuits explain viz evals widgets lesson recipes"
 ).split()
 

@@ -167,3 +167,31 @@ def test_label_sets_are_chosen_on_one_side_and_scored_on_the_other():
     assert card["dimension"] == 2
     assert card["always_fire"] == pytest.approx(f1_score(y, np.ones_like(y)))
     assert labels.label_card(train, held_out, "a")["set_f1"] < 0.9
+
+
+def test_a_tiny_model_learns_a_formal_language(tmp_path):
+    """A tenth of a minute of it: better than a guess, booted, with a corpus whose labels are those of the texts."""
+    import saekit as sk
+    from saekit import toy
+    from saekit.recipes import languages
+
+    measured = languages.train(toy.EXPRESSIONS, tmp_path / "model", steps=40, size=16)
+    assert measured["loss"] < 0.9 * measured["loss_without_context"]
+    model = sk.load_model(tmp_path / "model")
+    corpus = sk.load_corpus(model, toy.EXPRESSIONS.texts(20))
+    assert corpus.tokens.shape[1] <= model.cfg.n_ctx
+    assert corpus.labels["due 1"].any()
+    logits = model(corpus.tokens[:2])
+    assert logits.shape[-1] == len(toy.EXPRESSIONS.tokenizer())
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("name", "share"), [("dyck", 0.8), ("expressions", 0.8), ("sentences", 0.5)])
+def test_most_of_what_a_trained_model_says_is_in_the_language(name, share, tmp_path):
+    """Whole texts of up to 60 words; one wrong word in a text of a dozen sentences counts against it."""
+    from saekit import toy
+    from saekit.recipes import languages
+
+    measured = languages.train(toy.LANGUAGES[name], tmp_path / "model")
+    assert measured["accepted"] > share
+    assert measured["ended"] > 0.9

@@ -1,3 +1,7 @@
 """Is it any good? Each is `f(model, coder, ...) -> dict` of floats, with `n` and, where it samples, intervals."""
 
+from .doctor import Diagnosis as Diagnosis
+from .doctor import doctor as doctor
 from .fidelity import fidelity as fidelity
+from .recovery import planted_absorption as planted_absorption
+from .recovery import recovery as recovery

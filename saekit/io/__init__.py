@@ -1,27 +1,85 @@
-"""Coders on disk: `save`, `load`, and `pretrained`, the list of those that ship."""
+"""Coders on disk: `save`, `load`, and `pretrained`, the list of those that ship. One small file for each format."""
 
+import os
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pandas as pd
+import torch
 
 from ..coder import SparseCoder
 from ..hooks import hub_answers, model_record
-from . import own
+from . import (
+    circuit_tracer,
+    dictionary_learning,
+    gemma_scope,
+    gemma_scope_2,
+    llama_scope,
+    openai,
+    own,
+    saelens,
+    sparsify,
+)
 
 SHIPPED = Path(__file__).parent.parent / "assets" / "coders"
 SUFFIX = ".safetensors"
 
-save = own.write
+# Asked in this order whether a file or folder is theirs. `own` comes first: its names are also those of others.
+FOREIGN = (saelens, sparsify, dictionary_learning, gemma_scope, llama_scope, gemma_scope_2, circuit_tracer, openai)
+
+
+def save(
+    coder: SparseCoder,
+    path: str | os.PathLike,
+    dtype: torch.dtype = torch.float32,
+    *,
+    format: ModuleType = own,
+) -> Path:
+    """Write a finished coder, whole or not at all, and return the path.
+
+    format: ours unless given, one file with ".safetensors" added where it is missing; or another tool's, such as
+    `sk.io.saelens` (also sparsify, dictionary_learning, gemma_scope, circuit_tracer), in its own layout and float32.
+    `dtype` is that of the weights in our format; thresholds stay float32.
+
+    Raises ValueError for a coder that is still training, which has a scale that would be lost, and for one that the
+    other tool has no architecture for; OSError when the folder cannot be written.
+    """
+    if format is own:
+        return own.write(coder, path, dtype)
+    if not hasattr(format, "write"):
+        raise ValueError(f"{getattr(format, '__name__', format)!r} is only read, not written")
+    if dtype != torch.float32:
+        raise ValueError(f"dtype={dtype}: other tools' formats are written in float32")
+    return format.write(coder, Path(path))
 
 
 def load(name: str | Path) -> SparseCoder:
     """A finished coder, in eval mode and float32: from an existing path, a name in `pretrained()`, or "hf:repo/path".
 
+    The files decide the format: ours, SAELens, sparsify, dictionary_learning, Gemma Scope 1 and 2, Llama Scope,
+    OpenAI, circuit-tracer. What comes back reads raw activations, whatever the file's own scale and centring.
+    `evals.doctor` tells whether it fits the model at hand.
+
     Raises ValueError when nothing has that name, and when the file is cut short or is not a coder, saying what was
     expected and what was found.
     """
-    return own.read(_locate(str(name)))
+    path = _locate(str(name))
+    return reader(path).read(path)
+
+
+def reader(path: Path) -> ModuleType:
+    """The module that reads this file or folder. Raises ValueError when none does."""
+    if own.claims(path):
+        return own
+    for format in FOREIGN:
+        if format.claims(path):
+            return format
+    if path.is_dir():
+        names = ", ".join(sorted(file.name for file in path.iterdir())[:8]) or "nothing"
+        known = ", ".join(format.__name__.rpartition(".")[2] for format in FOREIGN)
+        raise ValueError(f"{str(path)!r} holds {names}: no coder of saekit, {known}")
+    return own
 
 
 def pretrained(model: Any = None) -> pd.DataFrame:
@@ -40,16 +98,16 @@ def _locate(name: str) -> Path:
     if name.startswith("hf:"):
         return _download(name)
     for path in (Path(name), Path(name + SUFFIX), SHIPPED / (name + SUFFIX)):
-        if path.is_file():
+        if path.exists():
             return path
     shipped = ", ".join(_shipped_name(path) for path in sorted(SHIPPED.rglob(f"*{SUFFIX}")))
     raise ValueError(f"no file and no shipped coder is called {name!r}; sk.pretrained() has: {shipped or 'nothing'}")
 
 
 def _download(name: str) -> Path:
-    """`hf:owner/repo/path/in/repo`, from the hub or its cache."""
+    """`hf:owner/repo/path/in/repo`, a file or a folder, from the hub or its cache."""
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
 
     owner, _, rest = name.removeprefix("hf:").partition("/")
     repo, _, path = rest.partition("/")
@@ -58,5 +116,21 @@ def _download(name: str) -> Path:
     hub_answers()  # if it does not, only its cache is asked
     try:
         return Path(hf_hub_download(f"{owner}/{repo}", path if path.endswith(SUFFIX) else path + SUFFIX))
-    except (LocalEntryNotFoundError, HfHubHTTPError) as error:
+    except (LocalEntryNotFoundError, EntryNotFoundError, HfHubHTTPError) as error:
+        if (folder := _folder(f"{owner}/{repo}", path)) is not None:
+            return folder
         raise ValueError(f"{name!r} is not in the local cache and the hub did not give it: {error}") from error
+
+
+def _folder(repo: str, path: str) -> Path | None:
+    """A file with what lies beside it, or a folder; None where the hub has neither and the cache neither."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    beside = path.rpartition("/")[0]
+    wanted = [f"{path}/*", path, *([f"{beside}/*.json"] if beside else ["*.json"])]
+    try:
+        found = Path(snapshot_download(repo, allow_patterns=wanted)) / path
+    except (LocalEntryNotFoundError, HfHubHTTPError):
+        return None
+    return found if found.exists() else None

@@ -15,9 +15,19 @@ from ..coder import SparseCoder
 from ..files import replacing
 from ..hooks import Site
 from ..nonlinearity import JumpReLU, ReLU, TopK
+from .per_token import PerToken
 
 FORMAT = 1
 KINDS = {"relu": ReLU, "topk": TopK, "jumprelu": JumpReLU}
+
+
+def claims(path: Path) -> bool:
+    """Whether this file has our header."""
+    try:
+        with safe_open(path, "pt") as file:
+            return "saekit" in (file.metadata() or {})
+    except (SafetensorError, OSError):
+        return False
 
 
 def write(coder: SparseCoder, path: str | os.PathLike, dtype: torch.dtype = torch.float32) -> Path:
@@ -42,7 +52,7 @@ def write(coder: SparseCoder, path: str | os.PathLike, dtype: torch.dtype = torc
 def read(path: Path) -> SparseCoder:
     """The coder in the file, in eval mode and float32."""
     header, tensors = _open(path)
-    coder = SparseCoder(
+    coder = (PerToken if header.get("per_token") else SparseCoder)(
         header["d_in"], header["d_sae"], _nonlinearity(header, path),
         d_out=header["d_out"], skip=header["skip"], unit_norm=header["unit_norm"],
     )  # fmt: skip
@@ -77,7 +87,7 @@ def _header(coder: SparseCoder) -> dict[str, Any]:
         "format": FORMAT, "d_in": coder.d_in, "d_sae": coder.d_sae, "d_out": coder.d_out,
         "skip": coder.W_skip is not None, "unit_norm": coder.unit_norm, "nonlinearity": _kind(coder.nonlinearity),
         "site": None if coder.site is None else dataclasses.asdict(coder.site),
-        "model": coder.model, "tokenizer": coder.tokenizer,
+        "model": coder.model, "tokenizer": coder.tokenizer, "per_token": isinstance(coder, PerToken),
     }  # fmt: skip
 
 

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..activations import Activations, Batch
+from ..activations import Batch, Source
 from ..coder import SparseCoder
 from ..hooks import model_record
 from ..losses import Objective, Step, variance
@@ -79,7 +79,7 @@ class Learner:
         return True
 
     @torch.no_grad()
-    def finish(self, sample: Batch, scale: Scale, acts: Activations) -> None:
+    def finish(self, sample: Batch, scale: Scale, acts: Source) -> None:
         """Calibrate, fold, eval, and say where the coder belongs."""
         coder = self.coder
         if hasattr(coder.nonlinearity, "calibrate"):

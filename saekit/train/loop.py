@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 from tqdm.auto import tqdm
 
-from ..activations import Activations, Batch
+from ..activations import Batch, Source
 from ..coder import SparseCoder
 from ..losses import Objective
 from .checkpoint import Checkpoint
@@ -60,7 +60,7 @@ class Run:
 
 def train(
     coder: SparseCoder | Sequence[SparseCoder],
-    acts: Activations,
+    acts: Source,
     objective: Objective | Sequence[Objective],
     *,
     steps: int | None = None,
@@ -150,7 +150,7 @@ def _steps(learners: list[Learner], batch: Batch, done: int, fast: bool) -> bool
     return all(finite)
 
 
-def _monitor(acts: Activations, progress: Any) -> Any:
+def _monitor(acts: Source, progress: Any) -> Any:
     """The monitor that was given, a new one in a notebook, else None."""
     if not isinstance(progress, bool):
         return progress
@@ -171,7 +171,7 @@ def _show(bar: tqdm, row: dict[str, float]) -> None:
     bar.set_postfix({k: f"{v:.3g}" for k, v in row.items() if k in ("fvu", "l0", "dead")}, refresh=False)
 
 
-def _check(coders: list, objectives: list, acts: Activations, batch_size: int, steps: int | None) -> None:
+def _check(coders: list, objectives: list, acts: Source, batch_size: int, steps: int | None) -> None:
     if len(coders) != len(objectives) or not coders:
         raise ValueError(f"{len(coders)} coders and {len(objectives)} objectives; give one objective for each coder")
     for coder in coders:

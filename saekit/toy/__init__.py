@@ -1,0 +1,10 @@
+"""Data with known answers: superposed features with their true dictionary, and formal languages with exact labels."""
+
+from .languages import DYCK as DYCK
+from .languages import EXPRESSIONS as EXPRESSIONS
+from .languages import LANGUAGES as LANGUAGES
+from .languages import SENTENCES as SENTENCES
+from .languages import Language as Language
+from .superposition import Superposition as Superposition
+from .superposition import hierarchy as hierarchy
+from .superposition import zipf as zipf
