@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from ..coder import SparseCoder
+from ..coder import CoderStack, SparseCoder
 from ..hooks import hub_answers, model_record
 from . import own
 
@@ -15,7 +15,7 @@ SUFFIX = ".safetensors"
 save = own.write
 
 
-def load(name: str | Path) -> SparseCoder:
+def load(name: str | Path) -> SparseCoder | CoderStack:
     """A finished coder, in eval mode and float32: from an existing path, a name in `pretrained()`, or "hf:repo/path".
 
     Raises ValueError when nothing has that name, and when the file is cut short or is not a coder, saying what was

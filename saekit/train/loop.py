@@ -22,14 +22,16 @@ from typing import Any, NamedTuple
 import pandas as pd
 from tqdm.auto import tqdm
 
-from ..activations import Activations, Batch
-from ..coder import SparseCoder
+from ..activations import Activations, Batch, Rows
+from ..coder import CoderStack, SparseCoder
 from ..losses import Objective
 from .checkpoint import Checkpoint
-from .learner import Learner, Scale, scale_of
+from .learner import Learner, Scale, hooks_of, scale_of
 from .speed import plan_for, threads_set_to
 
 HELD_OUT_ROWS = 8_192
+
+Coder = SparseCoder | CoderStack
 
 
 class Moment(NamedTuple):
@@ -38,7 +40,7 @@ class Moment(NamedTuple):
     step: int
     steps: int
     row: dict[str, float]  # the newest row of the history
-    coder: SparseCoder  # still at the training scale
+    coder: Coder  # still at the training scale
     scale: Scale  # what activations are multiplied by at that scale
 
 
@@ -46,7 +48,7 @@ class Moment(NamedTuple):
 class Run:
     """What training gives back: the finished coder, its history, and how it ended."""
 
-    coder: SparseCoder
+    coder: Coder
     history: pd.DataFrame
     steps: int
     stopped: bool = False
@@ -59,8 +61,8 @@ class Run:
 
 
 def train(
-    coder: SparseCoder | Sequence[SparseCoder],
-    acts: Activations,
+    coder: Coder | Sequence[Coder],
+    acts: Activations | Rows,
     objective: Objective | Sequence[Objective],
     *,
     steps: int | None = None,
@@ -86,20 +88,22 @@ def train(
     Raises ValueError for widths that do not match, coders and objectives that do not pair, a checkpoint of another
     run, and activations that are not finite.
     """
-    coders = [coder] if isinstance(coder, SparseCoder) else list(coder)
+    coders = [coder] if isinstance(coder, Coder) else list(coder)
     objectives = [objective] if isinstance(objective, Objective) else list(objective)
     _check(coders, objectives, acts, batch_size, steps)
     steps = steps or max(1, len(acts) // batch_size)
     sample = acts.held_out(HELD_OUT_ROWS)
-    scale = Scale(scale_of(sample.x), scale_of(sample.y))
+    reads, writes = hooks_of(acts.site)
+    scale = Scale(scale_of(sample.x, reads), scale_of(sample.y, writes))
     sample = scale(sample)
     plan = plan_for(coders[0], sample.x[:batch_size], precision, threads)
     settings = {"steps": steps, "batch_size": batch_size, "seed": acts.seed, "tokens": len(acts)}
     learners = [
-        Learner(c, o, steps, lr or 3e-3 * (2048 / c.d_sae) ** 0.5, dead_after)
+        Learner(c, o, steps, lr or 3e-3 * (2048 / c.banks[0].d_sae) ** 0.5, dead_after)
         for c, o in zip(coders, objectives, strict=True)
     ]
     for learner in learners:
+        learner.peers = tuple(other.coder for other in learners if other is not learner)
         learner.begin(sample)
     saved = None if checkpoint is None else Checkpoint(Path(checkpoint), settings)
     done, plan = saved.restore(learners, plan) if saved else (0, plan)
@@ -139,7 +143,7 @@ def train(
     runs = [Run(r.coder, pd.DataFrame(r.history), done, done < steps, settings | plan) for r in learners]
     if monitor:
         monitor.end(runs[0], finite)
-    return runs[0] if isinstance(coder, SparseCoder) else runs
+    return runs[0] if isinstance(coder, Coder) else runs
 
 
 def _steps(learners: list[Learner], batch: Batch, done: int, fast: bool) -> bool:
@@ -177,13 +181,17 @@ def _check(coders: list, objectives: list, acts: Activations, batch_size: int, s
     for coder in coders:
         if (coder.d_in, coder.d_out) != (acts.d_in, acts.d_out):
             raise ValueError(
-                f"the coder maps width {coder.d_in} to {coder.d_out}, but {acts.site.name!r} "
+                f"the coder maps width {coder.d_in} to {coder.d_out}, but {_where(acts)!r} "
                 f"has width {acts.d_in} to {acts.d_out}; make the coder with these widths"
             )
-        if coder.site is not None:
-            raise ValueError(f"this coder is finished (trained at {coder.site.name!r}); train a new one")
+        if coder.site is not None or not coder.training:
+            raise ValueError(f"this coder is finished (trained at {coder.site and coder.site.name!r}); train a new one")
     if batch_size < 1 or (steps is not None and steps < 1):
         raise ValueError(f"batch_size={batch_size}, steps={steps}: both must be at least 1")
+
+
+def _where(acts: Activations) -> str:
+    return acts.site.name if acts.site else "the source"
 
 
 @contextlib.contextmanager
