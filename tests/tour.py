@@ -108,9 +108,7 @@ def _show(widget):
     if hasattr(widget, "to_html"):
         text = widget.to_html()
         tall = "this.style.height = this.contentDocument.documentElement.scrollHeight + 8 + 'px'"
-        return (
-            f'<iframe srcdoc="{html.escape(text)}" onload="{tall}"></iframe>' if "<html" in text[:200].lower() else text
-        )
+        return f'<iframe srcdoc="{html.escape(text)}" onload="{tall}"></iframe>' if "<html" in text[:200].lower() else text
     if hasattr(widget, "children"):
         return f'<div class="{kind.lower()}">{"".join(map(_show, widget.children))}</div>'
     if hasattr(widget, "outputs"):

@@ -5,4 +5,5 @@ from .groups import layer_groups as layer_groups
 from .rows import Rows as Rows
 from .stream import Activations as Activations
 from .stream import Batch as Batch
+from .stream import Source as Source
 from .stream import Windows as Windows

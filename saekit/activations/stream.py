@@ -11,7 +11,7 @@ import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -45,6 +45,26 @@ class Windows(NamedTuple):
     model: Any
     site: Site
     scale: float | Float[Tensor, " d_out"] = 1.0  # what y was multiplied by
+
+
+@runtime_checkable
+class Source(Protocol):
+    """What `sk.train` asks of a source of training data. `site`, `model` and `corpus` may be None."""
+
+    site: Site | None
+    model: Any
+    corpus: Any
+    seed: int
+    d_in: int
+    d_out: int
+
+    def __len__(self) -> int: ...
+
+    def held_out(self, rows: int) -> Batch: ...
+
+    def batches(
+        self, size: int, start: int = 0, *, until: Callable[[], bool] = lambda: False
+    ) -> Iterator[Batch | Windows]: ...
 
 
 class Activations:

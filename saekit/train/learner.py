@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..activations import Activations, Batch, Rows, Windows
+from ..activations import Batch, Source, Windows
 from ..coder import CoderStack, SparseCoder
 from ..hooks import Site, model_record
 from ..losses import Objective, Passes, Step, variance
@@ -97,14 +97,14 @@ class Learner:
         return self.density / max(1e-12, 1 - (1 - 1 / self._memory) ** done)
 
     @torch.no_grad()
-    def finish(self, sample: Batch, scale: Scale, acts: Activations) -> None:
+    def finish(self, sample: Batch, scale: Scale, acts: Source) -> None:
         """Calibrate, fold, eval, and say where the coder belongs."""
         coder = self.coder
         coder.calibrate(sample.x)
         coder.fold(scale.x, scale.y)
         coder.eval().requires_grad_(False)
-        known = (None, None) if isinstance(acts, Rows) else (model_record(acts.model), acts.corpus.fingerprint)
-        coder.place(acts.site, *known)
+        model = None if acts.model is None else model_record(acts.model)
+        coder.place(acts.site, model, None if acts.corpus is None else acts.corpus.fingerprint)
 
 
 def schedule(progress: float) -> float:

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 from tqdm.auto import tqdm
 
-from ..activations import Activations, Batch, Rows
+from ..activations import Batch, Source, Windows
 from ..coder import CoderStack, SparseCoder
 from ..losses import Objective
 from .checkpoint import Checkpoint
@@ -62,7 +62,7 @@ class Run:
 
 def train(
     coder: Coder | Sequence[Coder],
-    acts: Activations | Rows,
+    acts: Source,
     objective: Objective | Sequence[Objective],
     *,
     steps: int | None = None,
@@ -146,7 +146,7 @@ def train(
     return runs[0] if isinstance(coder, Coder) else runs
 
 
-def _steps(learners: list[Learner], batch: Batch, done: int, fast: bool) -> bool:
+def _steps(learners: list[Learner], batch: Batch | Windows, done: int, fast: bool) -> bool:
     """One step of every learner; False, with a warning, when a loss is not finite."""
     finite = [learner.step(batch, done, fast) for learner in learners]
     if not all(finite):
@@ -154,7 +154,7 @@ def _steps(learners: list[Learner], batch: Batch, done: int, fast: bool) -> bool
     return all(finite)
 
 
-def _monitor(acts: Activations, progress: Any) -> Any:
+def _monitor(acts: Source, progress: Any) -> Any:
     """The monitor that was given, a new one in a notebook, else None."""
     if not isinstance(progress, bool):
         return progress
@@ -175,7 +175,7 @@ def _show(bar: tqdm, row: dict[str, float]) -> None:
     bar.set_postfix({k: f"{v:.3g}" for k, v in row.items() if k in ("fvu", "l0", "dead")}, refresh=False)
 
 
-def _check(coders: list, objectives: list, acts: Activations, batch_size: int, steps: int | None) -> None:
+def _check(coders: list, objectives: list, acts: Source, batch_size: int, steps: int | None) -> None:
     if len(coders) != len(objectives) or not coders:
         raise ValueError(f"{len(coders)} coders and {len(objectives)} objectives; give one objective for each coder")
     for coder in coders:
@@ -190,7 +190,7 @@ def _check(coders: list, objectives: list, acts: Activations, batch_size: int, s
         raise ValueError(f"batch_size={batch_size}, steps={steps}: both must be at least 1")
 
 
-def _where(acts: Activations) -> str:
+def _where(acts: Source) -> str:
     return acts.site.name if acts.site else "the source"
 
 
