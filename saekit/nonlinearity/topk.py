@@ -70,7 +70,7 @@ class TopK(nn.Module):
         total = int(self.k * rows)
         weight = (torch.arange(d_sae, dtype=torch.float64) + ZIPF_SHIFT) ** -self.zipf
         edges = (max(0, total - d_sae) * weight.cumsum(0) / weight.sum() + 1e-6).floor().long()
-        by_rank = 1 + torch.diff(edges, prepend=edges.new_zeros(1))
+        by_rank = 1 + torch.diff(edges, prepend=edges.new_zeros(1)).sort(descending=True).values
         if not self.zipf:
             return by_rank.to(pre.device)
         counts = torch.bincount(largest_of_batch(pre, max(1, total)).latents, minlength=d_sae)
@@ -83,22 +83,17 @@ class TopK(nn.Module):
         if self.along == "batch":
             self.threshold.fill_(threshold_for(pre_batches, self.k))
         elif self.along == "feature":
-            self.threshold.copy_(
-                _least_chosen([(pre, largest_per_latent(pre, self.budget(pre))) for pre in pre_batches])
-            )
+            pre = torch.cat(pre_batches)  # pooled: the least of few chosen values varies too much between batches
+            self.threshold.copy_(_least_chosen(pre, largest_per_latent(pre, self.budget(pre))))
 
     def rescale(self, factor: float) -> None:
         """Follow pre-activations that were multiplied by `factor`."""
         self.threshold.mul_(factor)
 
 
-def _least_chosen(batches: list[tuple[Tensor, Support]]) -> Float[Tensor, " d_sae"]:
-    """For each latent, halfway between the least value chosen and the largest that was not; the mean of batches."""
-    total = 0.0
-    for pre, support in batches:
-        at = support.rows * support.d_sae + support.latents
-        chosen = pre.flatten()[at]
-        least = torch.full_like(pre[0], torch.inf).scatter_reduce(0, support.latents, chosen, "amin")
-        rest = pre.flatten().index_fill(0, at, -torch.inf).view_as(pre).amax(0)
-        total = total + torch.where(rest.isfinite(), (least + rest) / 2, least)
-    return (total / len(batches)).clamp(min=0)
+def _least_chosen(pre: Float[Tensor, "rows d_sae"], support: Support) -> Float[Tensor, " d_sae"]:
+    """For each latent, halfway between the least value chosen and the largest that was not; never negative."""
+    at = support.rows * support.d_sae + support.latents
+    least = torch.full_like(pre[0], torch.inf).scatter_reduce(0, support.latents, pre.flatten()[at], "amin")
+    rest = pre.flatten().index_fill(0, at, -torch.inf).view_as(pre).amax(0)
+    return torch.where(rest.isfinite(), (least + rest) / 2, least).clamp(min=0)
