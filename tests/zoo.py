@@ -18,6 +18,7 @@ PRESETS = {
     "topk": lambda: presets.topk(D, F, k=K),
     "batch_topk": lambda: presets.batch_topk(D, F, k=K),
     "prolu": lambda: presets.prolu(D, F, sparsity=0.3),
+    "prolu straight": lambda: (SparseCoder(D, F, ProLU(F, straight=True)), presets.prolu(D, F, sparsity=0.3)[1]),
     "jumprelu": lambda: presets.jumprelu(D, F, l0=K),
     "jumprelu step": lambda: presets.jumprelu(D, F, step=0.01),
     "jumprelu tanh": lambda: presets.jumprelu(D, F, saturating=0.5),
@@ -118,8 +119,9 @@ def dense_codes(coder: SparseCoder, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             return f, a.relu(), a
         case ProLU() as prolu:
             on = ((a > 0) & (a + prolu.bias > 0)).float()
-            size = a.detach()
-            f = on * (a + size * (a - size) + size * (prolu.bias - prolu.bias.detach()))
+            size = a.detach() if prolu.straight else 1.0
+            own = a if not prolu.straight else a + size * (a - a.detach())
+            f = on * (own + size * (prolu.bias - prolu.bias.detach()))
             return f, f, a
         case TopK() as topk:
             f = a.relu() * _chosen(topk, a.detach())
@@ -227,7 +229,8 @@ class _Dense:
         if base in ("feature_choice", "mutual_choice"):
             want = self.want()
             rare = want > 0
-            return self.fvu() + self.aux(torch.where(rare, self.a * want, -torch.inf).detach(), int(rare.sum())) / 32
+            ranked = torch.where(rare, self.a * want, -torch.inf).detach()
+            return self.fvu() + self.aux(ranked, int(rare.sum()), want) / 32
         if base == "specialized":
             error = (self.y - self.y_hat).square().sum(1)
             tilt = torch.log(torch.exp(2.0 * error / error.mean().detach()).mean()) / 2.0
@@ -252,11 +255,11 @@ class _Dense:
         due = 1 / (rank + 8.0)
         return (1 - density / (due * K / due.sum())).clamp(min=0)
 
-    def aux(self, ranked: Tensor, among: int) -> Tensor | float:
+    def aux(self, ranked: Tensor, among: int, want: Tensor | float = 1.0) -> Tensor | float:
         k_aux = min(self.coder.banks[0].d_in // 2, among)
         if not k_aux:
             return 0.0
         keep = torch.zeros_like(self.a).scatter(1, ranked.topk(k_aux, dim=1).indices, 1.0)
         error = (self.y - self.y_hat).detach()
-        fit = (error - (self.a * keep).relu() @ self.W).square().sum()
+        fit = (error - (self.a * keep * want).relu() @ self.W).square().sum()
         return fit / (error - error.mean(0)).square().sum()

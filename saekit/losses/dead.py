@@ -20,7 +20,7 @@ def auxk(k_aux: int | None = None) -> Objective:
     def term(s: Step) -> Tensor:
         _unrouted(s, "auxk")
         dead = torch.nonzero(s.dead).squeeze(1)
-        return _fits_error(s, dead, s.pre[:, dead].float(), k_aux)
+        return _fits_error(s, dead, torch.ones(len(dead), device=dead.device), k_aux)
 
     return Objective((("auxk", 1.0, term),))
 
@@ -30,7 +30,7 @@ def aux_zipf(k: float, k_aux: int | None = None, exponent: float = 1.0, shift: f
 
     A latent of rank r ought to be on with frequency `phi_r = C (r + shift)^-exponent`, `sum phi = k`. Its want is
     `u = max(0, 1 - density / phi_r)`: 1 where it is dead. The k_aux largest `u a` of a row are fitted to the error.
-    The paper's own weights could not be read again; with u of 0 and 1 this is `auxk`.
+    The paper's own weights are not public in full; with u of 0 and 1 this is `auxk`.
     """
 
     def term(s: Step) -> Tensor:
@@ -41,18 +41,20 @@ def aux_zipf(k: float, k_aux: int | None = None, exponent: float = 1.0, shift: f
         due = (rank + shift) ** -exponent
         want = (1 - s.density / (due * k / due.sum())).clamp(min=0)
         rare = torch.nonzero(want).squeeze(1)
-        return _fits_error(s, rare, s.pre[:, rare].float() * want[rare], k_aux)
+        return _fits_error(s, rare, want[rare], k_aux)
 
     return Objective((("aux_zipf", 1.0, term),))
 
 
-def _fits_error(s: Step, among: Tensor, ranked: Tensor, k_aux: int | None) -> Tensor:
-    """The error, fitted by the latents `among` that rank highest in each row."""
+def _fits_error(s: Step, among: Tensor, want: Tensor, k_aux: int | None) -> Tensor:
+    """The error, fitted by the largest `want_i a_i` of each row, i among the latents that are wanted."""
     if not len(among):
         return s.y_hat.new_zeros(())
     error = (s.y - s.y_hat).detach()
-    best = largest_per_row(ranked, min(k_aux or max(1, s.coder.banks[0].d_in // 2), len(among)))
+    k = min(k_aux or max(1, s.coder.banks[0].d_in // 2), len(among))
+    best = largest_per_row(s.pre[:, among].float() * want, k)
     codes = s.rectified(Support(best.offsets, among[best.latents], s.codes.d_sae))
+    codes = codes.with_values(codes.values * want[best.latents])
     return (error - s.coder.written(codes)).square().sum() / variance(error)
 
 

@@ -62,7 +62,7 @@ class ProLU(nn.Module):
 
     own_bias = True
 
-    def __init__(self, d_sae: int, straight: bool = True) -> None:
+    def __init__(self, d_sae: int, straight: bool = False) -> None:
         super().__init__()
         self.straight = straight
         self.bias = nn.Parameter(torch.zeros(d_sae))
