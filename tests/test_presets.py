@@ -1,5 +1,8 @@
 """Every preset learns from its source, resumes as if unbroken, uses all its parameters, and says what clashes."""
 
+import sys
+from types import SimpleNamespace
+
 import pytest
 import torch
 import zoo
@@ -142,6 +145,17 @@ def test_layers_that_point_the_same_way_share_a_group(tiny_models, tiny_corpus):
     assert [len(group) for group in sk.layer_groups(model, tiny_corpus, 3)] == [1, 1, 1]
     with pytest.raises(ValueError, match="n_groups=4: the model has 3 layers"):
         sk.layer_groups(model, tiny_corpus, 4)
+
+
+def test_in_a_notebook_what_no_monitor_can_show_still_trains(source, monkeypatch):
+    """A stack, and a source without a model, get the bar."""
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: SimpleNamespace(kernel=True)))
+    run = trained("cross_layer_transcoder", source("cross_layer_transcoder"), steps=2, progress=True)
+    assert run.steps == 2
+    coder, objective = presets.meta_sae(D, 12, k=2)
+    assert (
+        sk.train(coder, sk.Rows(torch.randn(50, D)), objective, **(OPTIONS | {"steps": 2, "progress": True})).steps == 2
+    )
 
 
 @pytest.mark.parametrize("name", zoo.WITHOUT_MODEL)
