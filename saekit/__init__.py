@@ -1,6 +1,9 @@
 """Look inside language models with sparse autoencoders. `import saekit as sk`; this page is the table of contents."""
 
 from .activations import Activations as Activations
+from .activations import Rows as Rows
+from .activations import layer_groups as layer_groups
+from .coder import CoderStack as CoderStack
 from .coder import SparseCoder as SparseCoder
 from .codes import Codes as Codes
 from .corpus import Corpus as Corpus
@@ -16,14 +19,34 @@ from .io import load as load
 from .io import pretrained as pretrained
 from .io import save as save
 from .losses import Objective as Objective
+from .losses import align as align
+from .losses import anneal as anneal
+from .losses import aux_zipf as aux_zipf
 from .losses import auxk as auxk
+from .losses import causal as causal
+from .losses import downstream as downstream
 from .losses import fvu as fvu
+from .losses import gate_mse as gate_mse
+from .losses import ghost as ghost
+from .losses import kl as kl
+from .losses import l0 as l0
 from .losses import l1 as l1
+from .losses import load_balance as load_balance
+from .losses import lp as lp
+from .losses import matryoshka as matryoshka
 from .losses import mse as mse
+from .losses import multi_topk as multi_topk
+from .losses import pre_act as pre_act
+from .losses import resample as resample
+from .losses import tanh as tanh
 from .losses import target_l0 as target_l0
+from .losses import tilted as tilted
 from .losses import warmup as warmup
+from .nonlinearity import Gated as Gated
 from .nonlinearity import JumpReLU as JumpReLU
+from .nonlinearity import ProLU as ProLU
 from .nonlinearity import ReLU as ReLU
+from .nonlinearity import Routed as Routed
 from .nonlinearity import TopK as TopK
 from .steer import ablate as ablate
 from .steer import add as add

@@ -97,6 +97,12 @@ class Codes:
         gate = None if self.gate_values is None else self.gate_values[keep]
         return Codes(Support(counts[self.offsets], self.latents[keep], self.d_sae), self.values[keep], gate)
 
+    def columns(self, first: int, last: int) -> "Codes":
+        """Only the latents from `first` up to `last`, counted from 0."""
+        part = self.where((self.latents >= first) & (self.latents < last))
+        support = Support(part.offsets, part.latents - first, last - first)
+        return Codes(support, part.values, part.gate_values)
+
     def on(self) -> "Codes":
         """Only the entries that are not zero."""
         keep = self.values != 0
@@ -144,6 +150,19 @@ def support_at(keys: Int[Tensor, " nnz"], n_rows: int, d_sae: int) -> Support:
 def support_of(mask: Tensor) -> Support:
     """The support where `mask` (bool [rows, d_sae]) holds."""
     return support_at(torch.nonzero(mask.flatten()).squeeze(1), *mask.shape)
+
+
+def beside(supports: list[Support]) -> tuple[Support, Int[Tensor, " nnz"]]:
+    """(supports of the same rows as one, their latents one after the other; where each of its entries was in them)."""
+    starts = torch.tensor([0, *(s.d_sae for s in supports)]).cumsum(0).tolist()
+    counts = torch.stack([s.offsets.diff() for s in supports])
+    offsets = F.pad(counts.sum(0).cumsum(0), (1, 0))
+    before = offsets[:-1] + F.pad(counts, (0, 0, 1, 0))[:-1].cumsum(0)  # [part, row]
+    steps = [torch.arange(len(s.latents), device=s.latents.device) - s.offsets[s.rows] for s in supports]
+    places = torch.cat([b[s.rows] + step for b, s, step in zip(before, supports, steps, strict=True)])
+    order = torch.empty_like(places).scatter(0, places, torch.arange(len(places), device=places.device))
+    latents = torch.cat([s.latents + start for s, start in zip(supports, starts[:-1], strict=True)])
+    return Support(offsets, latents[order], starts[-1]), order
 
 
 def decode(codes: Codes, W_dec: Float[Tensor, "d_sae d_out"]) -> Float[Tensor, "rows d_out"]:

@@ -247,6 +247,32 @@ def capture(
     raise RuntimeError(f"no activation came from {[name for name in names if name not in seen]}: dead on this model")
 
 
+def rerun(
+    model: Any,
+    tokens: Int[Tensor, "batch pos"],
+    replaced: Mapping[str, Float[Tensor, "batch pos _"]],
+    mask: Bool[Tensor, "batch pos"],
+    see: Sequence[str] = (),
+) -> tuple[Float[Tensor, "batch pos vocab"], dict[str, Float[Tensor, "batch pos _"]]]:
+    """(logits, {hook: its activations}) of one pass with the activations at some hooks replaced where `mask` holds.
+
+    The gradient runs through what comes after the replaced hooks.
+    """
+    seen: dict[str, Tensor] = {}
+
+    def put(x, hook, y):
+        return torch.where(mask.view(*mask.shape, *(1,) * (x.dim() - 2)), y.view_as(x).to(x.dtype), x)
+
+    def look(x, hook, name):
+        seen[name] = x.flatten(2)
+
+    _check_names(model, [*replaced, *see])
+    hooks = [(name, partial(put, y=y)) for name, y in replaced.items()]
+    with model.hooks([*hooks, *((name, partial(look, name=name)) for name in see)]):
+        logits = model(tokens)
+    return logits, seen
+
+
 def _names(site: Site | str) -> tuple[str, ...]:
     return (site,) if isinstance(site, str) else site.reads + site.writes
 

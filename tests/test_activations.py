@@ -80,7 +80,7 @@ def test_a_cache_serves_the_same_rows_without_the_model(model, tiny_corpus, acts
     cached = sk.Activations(model, SITE, tiny_corpus, block=500, cache=tmp_path)
     first = take(cached, 8)
     assert all(torch.equal(a, b) for a, b in zip(first, take(acts, 8), strict=True))
-    monkeypatch.setattr("saekit.activations.capture", lambda *_: pytest.fail("the model was asked again"))
+    monkeypatch.setattr("saekit.activations.stream.capture", lambda *_: pytest.fail("the model was asked again"))
     assert all(torch.equal(a, b) for a, b in zip(first, take(cached, 8), strict=True))
 
 

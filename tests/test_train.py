@@ -14,9 +14,20 @@ SITE = sk.Site("blocks.1.hook_resid_post")
 D, F = 32, 96
 MADE = {
     "relu": lambda: presets.relu(D, F, sparsity=0.5),
+    "gated": lambda: presets.gated(D, F, sparsity=0.5),
     "topk": lambda: presets.topk(D, F, k=4),
     "batch_topk": lambda: presets.batch_topk(D, F, k=4),
+    "prolu": lambda: presets.prolu(D, F, sparsity=0.5),
     "jumprelu": lambda: presets.jumprelu(D, F, l0=4),
+    "jumprelu tanh": lambda: presets.jumprelu(D, F, saturating=0.5),
+    "switch": lambda: presets.switch(D, F, k=4, experts=4),
+    "matryoshka": lambda: presets.matryoshka(D, F, k=4),
+    "p_anneal": lambda: presets.p_anneal(D, F, sparsity=0.5),
+    "feature_choice": lambda: presets.feature_choice(D, F, k=4),
+    "mutual_choice": lambda: presets.mutual_choice(D, F, k=4),
+    "specialized": lambda: presets.specialized(D, F, k=4),
+    "resampled": lambda: (presets.relu(D, F, sparsity=0.5)[0], presets.relu(D, F, sparsity=0.5)[1] + sk.resample()),
+    "ghosts": lambda: (presets.relu(D, F, sparsity=0.5)[0], presets.relu(D, F, sparsity=0.5)[1] + sk.ghost()),
 }
 
 

@@ -412,7 +412,7 @@ def test_a_stop_in_the_middle_of_a_harvest_is_heard(acts):
     monitor = widgets.TrainMonitor(acts, startable=False)
     coder, objective = presets.topk(acts.d_in, 64, k=6)
     passes = []
-    capture = sk.activations.capture
+    capture = sk.activations.stream.capture
 
     def counted(*args, **kwargs):
         passes.append(1)
@@ -420,11 +420,11 @@ def test_a_stop_in_the_middle_of_a_harvest_is_heard(acts):
         return capture(*args, **kwargs)
 
     begin = monitor.begin
-    monitor.begin = lambda *a: (begin(*a), setattr(sk.activations, "capture", counted))
+    monitor.begin = lambda *a: (begin(*a), setattr(sk.activations.stream, "capture", counted))
     try:
         run = sk.train(coder, acts, objective, steps=40, batch_size=128, progress=monitor)
     finally:
-        sk.activations.capture = capture
+        sk.activations.stream.capture = capture
     assert run.stopped
     assert run.steps == 0
     assert len(passes) == 1

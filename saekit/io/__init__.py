@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 import torch
 
-from ..coder import SparseCoder
+from ..coder import CoderStack, SparseCoder
 from ..hooks import hub_answers, model_record
 from . import (
     circuit_tracer,
@@ -30,7 +30,7 @@ FOREIGN = (saelens, sparsify, dictionary_learning, gemma_scope, llama_scope, gem
 
 
 def save(
-    coder: SparseCoder,
+    coder: SparseCoder | CoderStack,
     path: str | os.PathLike,
     dtype: torch.dtype = torch.float32,
     *,
@@ -51,10 +51,12 @@ def save(
         raise ValueError(f"{getattr(format, '__name__', format)!r} is only read, not written")
     if dtype != torch.float32:
         raise ValueError(f"dtype={dtype}: other tools' formats are written in float32")
+    if isinstance(coder, CoderStack) or coder.n_sites > 1:
+        raise ValueError(f"{format.__name__!r} holds one coder of one site; save this one in our own format")
     return format.write(coder, Path(path))
 
 
-def load(name: str | Path) -> SparseCoder:
+def load(name: str | Path) -> SparseCoder | CoderStack:
     """A finished coder, in eval mode and float32: from an existing path, a name in `pretrained()`, or "hf:repo/path".
 
     The files decide the format: ours, SAELens, sparsify, dictionary_learning, Gemma Scope 1 and 2, Llama Scope,

@@ -23,8 +23,8 @@ class PerToken(SparseCoder):
         if x.shape[-1] != self.d_in:
             raise ValueError(f"the coder reads width {self.d_in}, but the activations have width {x.shape[-1]}")
         mean, std = _moments(x.reshape(-1, self.d_in))
-        codes, pre = super().encoding((x.reshape(-1, self.d_in) - mean) / (std + EPSILON), fast=fast)
-        return Encoding(codes.with_values(codes.values * std[codes.rows, 0]), pre)
+        found = super().encoding((x.reshape(-1, self.d_in) - mean) / (std + EPSILON), fast=fast)
+        return found._replace(codes=found.codes.with_values(found.codes.values * std[found.codes.rows, 0]))
 
     def decode(self, codes: Codes, x: Float[Tensor, "*batch d_in"] | None = None) -> Float[Tensor, "rows d_out"]:
         """The reconstruction in raw units. Raises ValueError without x."""

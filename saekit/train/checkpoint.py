@@ -56,7 +56,8 @@ class Checkpoint:
 
 
 def _state(learner: Learner) -> dict[str, Tensor]:
-    state = {f"coder.{k}": t for k, t in learner.coder.state_dict().items()} | {"last_on": learner.last_on}
+    state = {f"coder.{k}": t for k, t in learner.coder.state_dict().items()}
+    state |= {"last_on": learner.last_on, "density": learner.density}
     for name, parameter in learner.coder.named_parameters():
         state |= {f"adam.{k}.{name}": t for k, t in learner.optimizer.state.get(parameter, {}).items()}
     return state
@@ -70,6 +71,7 @@ def _restore(learner: Learner, state: dict[str, Tensor], path: Path) -> None:
         raise ValueError(f"{str(path)!r} is of another coder: {odd} is {found.get(odd)}, expected {own.get(odd)}")
     learner.coder.load_state_dict({k.removeprefix("coder."): t for k, t in state.items() if k.startswith("coder.")})
     learner.last_on.copy_(state["last_on"])
+    learner.density.copy_(state["density"])
     for name, parameter in learner.coder.named_parameters():
         keys = [k for k in ("step", "exp_avg", "exp_avg_sq") if f"adam.{k}.{name}" in state]
         # empty_like keeps the memory layout of the parameter, which the fused step needs

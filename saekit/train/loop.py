@@ -22,14 +22,16 @@ from typing import Any, NamedTuple
 import pandas as pd
 from tqdm.auto import tqdm
 
-from ..activations import Batch, Source
-from ..coder import SparseCoder
+from ..activations import Activations, Batch, Source, Windows
+from ..coder import CoderStack, SparseCoder
 from ..losses import Objective
 from .checkpoint import Checkpoint
-from .learner import Learner, Scale, scale_of
+from .learner import Learner, Scale, hooks_of, scale_of
 from .speed import plan_for, threads_set_to
 
 HELD_OUT_ROWS = 8_192
+
+Coder = SparseCoder | CoderStack
 
 
 class Moment(NamedTuple):
@@ -38,7 +40,7 @@ class Moment(NamedTuple):
     step: int
     steps: int
     row: dict[str, float]  # the newest row of the history
-    coder: SparseCoder  # still at the training scale
+    coder: Coder  # still at the training scale
     scale: Scale  # what activations are multiplied by at that scale
 
 
@@ -46,7 +48,7 @@ class Moment(NamedTuple):
 class Run:
     """What training gives back: the finished coder, its history, and how it ended."""
 
-    coder: SparseCoder
+    coder: Coder
     history: pd.DataFrame
     steps: int
     stopped: bool = False
@@ -59,7 +61,7 @@ class Run:
 
 
 def train(
-    coder: SparseCoder | Sequence[SparseCoder],
+    coder: Coder | Sequence[Coder],
     acts: Source,
     objective: Objective | Sequence[Objective],
     *,
@@ -86,25 +88,27 @@ def train(
     Raises ValueError for widths that do not match, coders and objectives that do not pair, a checkpoint of another
     run, and activations that are not finite.
     """
-    coders = [coder] if isinstance(coder, SparseCoder) else list(coder)
+    coders = [coder] if isinstance(coder, Coder) else list(coder)
     objectives = [objective] if isinstance(objective, Objective) else list(objective)
     _check(coders, objectives, acts, batch_size, steps)
     steps = steps or max(1, len(acts) // batch_size)
     sample = acts.held_out(HELD_OUT_ROWS)
-    scale = Scale(scale_of(sample.x), scale_of(sample.y))
+    reads, writes = hooks_of(acts.site)
+    scale = Scale(scale_of(sample.x, reads), scale_of(sample.y, writes))
     sample = scale(sample)
     plan = plan_for(coders[0], sample.x[:batch_size], precision, threads)
     settings = {"steps": steps, "batch_size": batch_size, "seed": acts.seed, "tokens": len(acts)}
     learners = [
-        Learner(c, o, steps, lr or 3e-3 * (2048 / c.d_sae) ** 0.5, dead_after)
+        Learner(c, o, steps, lr or 3e-3 * (2048 / c.banks[0].d_sae) ** 0.5, dead_after)
         for c, o in zip(coders, objectives, strict=True)
     ]
     for learner in learners:
+        learner.peers = tuple(other.coder for other in learners if other is not learner)
         learner.begin(sample)
     saved = None if checkpoint is None else Checkpoint(Path(checkpoint), settings)
     done, plan = saved.restore(learners, plan) if saved else (0, plan)
     fast = plan["precision"] == "bfloat16"
-    monitor = _monitor(acts, progress)
+    monitor = _monitor(coders[0], acts, progress)
     bar = tqdm(total=steps, initial=done, disable=bool(monitor) or not progress, desc="training", unit="step")
     if monitor:
         monitor.begin(coders[0], steps, batch_size, plan["threads"])
@@ -139,10 +143,10 @@ def train(
     runs = [Run(r.coder, pd.DataFrame(r.history), done, done < steps, settings | plan) for r in learners]
     if monitor:
         monitor.end(runs[0], finite)
-    return runs[0] if isinstance(coder, SparseCoder) else runs
+    return runs[0] if isinstance(coder, Coder) else runs
 
 
-def _steps(learners: list[Learner], batch: Batch, done: int, fast: bool) -> bool:
+def _steps(learners: list[Learner], batch: Batch | Windows, done: int, fast: bool) -> bool:
     """One step of every learner; False, with a warning, when a loss is not finite."""
     finite = [learner.step(batch, done, fast) for learner in learners]
     if not all(finite):
@@ -150,10 +154,12 @@ def _steps(learners: list[Learner], batch: Batch, done: int, fast: bool) -> bool
     return all(finite)
 
 
-def _monitor(acts: Source, progress: Any) -> Any:
-    """The monitor that was given, a new one in a notebook, else None."""
+def _monitor(coder: Coder, acts: Source, progress: Any) -> Any:
+    """The monitor that was given, a new one in a notebook, else None. It shows one coder of a model's activations."""
     if not isinstance(progress, bool):
         return progress
+    if not isinstance(coder, SparseCoder) or not isinstance(acts, Activations):
+        return None
     shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
     if not progress or getattr(shell, "kernel", None) is None:
         return None
@@ -177,13 +183,17 @@ def _check(coders: list, objectives: list, acts: Source, batch_size: int, steps:
     for coder in coders:
         if (coder.d_in, coder.d_out) != (acts.d_in, acts.d_out):
             raise ValueError(
-                f"the coder maps width {coder.d_in} to {coder.d_out}, but {acts.site.name!r} "
+                f"the coder maps width {coder.d_in} to {coder.d_out}, but {_where(acts)!r} "
                 f"has width {acts.d_in} to {acts.d_out}; make the coder with these widths"
             )
-        if coder.site is not None:
-            raise ValueError(f"this coder is finished (trained at {coder.site.name!r}); train a new one")
+        if coder.site is not None or not coder.training:
+            raise ValueError(f"this coder is finished (trained at {coder.site and coder.site.name!r}); train a new one")
     if batch_size < 1 or (steps is not None and steps < 1):
         raise ValueError(f"batch_size={batch_size}, steps={steps}: both must be at least 1")
+
+
+def _where(acts: Source) -> str:
+    return acts.site.name if acts.site else "the source"
 
 
 @contextlib.contextmanager

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..coder import SparseCoder
+from ..coder import CoderStack, SparseCoder
 
 
 @torch.no_grad()
-def plan_for(coder: SparseCoder, x: Tensor, precision: str | None, threads: int | None) -> dict[str, Any]:
+def plan_for(coder: SparseCoder | CoderStack, x: Tensor, precision: str | None, threads: int | None) -> dict[str, Any]:
     """Threads and precision of the encoder product: what is given, else the fastest of a short measurement."""
     if precision not in (None, "float32", "bfloat16"):
         raise ValueError(f"precision={precision!r}: choose 'float32', 'bfloat16', or None to measure")
@@ -22,7 +22,7 @@ def plan_for(coder: SparseCoder, x: Tensor, precision: str | None, threads: int 
     return {"threads": best[1], "precision": best[2]}
 
 
-def _seconds(coder: SparseCoder, x: Tensor, threads: int, precision: str) -> float:
+def _seconds(coder: SparseCoder | CoderStack, x: Tensor, threads: int, precision: str) -> float:
     with threads_set_to(threads):
         times = []
         for _ in range(3):

@@ -15,14 +15,14 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from .corpus import Corpus
-from .files import replacing
-from .hooks import Site, capture, model_record
+from ..corpus import Corpus
+from ..files import replacing
+from ..hooks import Site, capture, model_record
 
 HELD_OUT_SHARE = 1 / 32  # of the windows: for calibration and the curves of a run, never in the stream
 FORWARD_WINDOWS = 4
@@ -35,23 +35,36 @@ class Batch(NamedTuple):
     y: Float[Tensor, "rows d_out"]
 
 
+class Windows(NamedTuple):
+    """The rows of whole windows, in their order, with what a forward pass on them needs."""
+
+    x: Float[Tensor, "rows d_in"]
+    y: Float[Tensor, "rows d_out"]
+    tokens: Int[Tensor, "windows pos"]
+    mask: Bool[Tensor, "windows pos"]  # the tokens whose rows these are
+    model: Any
+    site: Site
+    scale: float | Float[Tensor, " d_out"] = 1.0  # what y was multiplied by
+
+
 @runtime_checkable
 class Source(Protocol):
-    """What `sk.train` asks of its data. `Activations` is one; a toy with known answers is another."""
+    """What `sk.train` asks of a source of training data. `site`, `model` and `corpus` may be None."""
 
+    site: Site | None
+    model: Any
+    corpus: Any
+    seed: int
     d_in: int
     d_out: int
-    seed: int
 
-    @property
-    def site(self) -> Site: ...
-    @property
-    def model(self) -> Any: ...  # its `cfg` has model_name, d_model and n_layers
-    @property
-    def corpus(self) -> Any: ...  # its `fingerprint` is that of the tokenizer, or None
     def __len__(self) -> int: ...
-    def batches(self, size: int, start: int = 0, *, until: Callable[[], bool] = ...) -> Iterator[Batch]: ...
+
     def held_out(self, rows: int) -> Batch: ...
+
+    def batches(
+        self, size: int, start: int = 0, *, until: Callable[[], bool] = lambda: False
+    ) -> Iterator[Batch | Windows]: ...
 
 
 class Activations:
@@ -59,6 +72,8 @@ class Activations:
 
     `site`: a Site; a list of sites is pooled, each row from one of them. `block`: rows that are held and shuffled
     together. `cache`: a folder that keeps harvested blocks, so that a second run does not need the model.
+    `sequences=True`: batches are whole windows, as many as hold about the rows asked for, for objectives that run the
+    model on the reconstruction (`kl`, `downstream`, `causal`); nothing is shuffled within them, and nothing cached.
 
     Raises ValueError for an unknown hook, another tokenizer's corpus, sites of different width, a corpus too short to
     hold any windows back, and activations that are not finite; OSError when the cache cannot be written.
@@ -74,6 +89,7 @@ class Activations:
         seed: int = 0,
         block: int = 32_768,
         cache: str | os.PathLike | None = None,
+        sequences: bool = False,
     ) -> None:
         sites = [site] if isinstance(site, Site | str) else list(site)
         self.sites = [Site(s) if isinstance(s, str) else s for s in sites]
@@ -84,6 +100,11 @@ class Activations:
         self._train, self._held_out = _split(rows, tokens, seed)
         self._rows = rows
         self._per_block = max(1, int(block / max(1.0, rows[self._train].mean())))
+        self.sequences = sequences
+        if sequences and (cache is not None or len(self.sites) > 1):
+            raise ValueError(
+                "whole sequences come from one site and are not cached: leave out cache, or sequences=True"
+            )
         self.cache = None if cache is None else _opened(Path(cache), self._fingerprint())
 
     def __repr__(self) -> str:
@@ -104,11 +125,16 @@ class Activations:
         """Windows of the corpus that the stream never serves, in a seeded order."""
         return self._held_out
 
-    def batches(self, size: int, start: int = 0, *, until: Callable[[], bool] = lambda: False) -> Iterator[Batch]:
-        """Batches of `size` rows from row `start` of the stream on, without end.
+    def batches(
+        self, size: int, start: int = 0, *, until: Callable[[], bool] = lambda: False
+    ) -> Iterator[Batch | Windows]:
+        """Batches of `size` rows from row `start` of the stream on, without end; of whole sequences, about that many.
 
         `until` is asked before every pass of the model; once it says True the stream ends, without its last block.
         """
+        if self.sequences:
+            yield from self._whole(size, start, until)
+            return
         left = Batch(torch.empty(0, self.d_in), torch.empty(0, self.d_out))  # fewer rows than a batch
         for block in self._blocks(start, until):
             while len(left.x) + len(block.x) >= size:
@@ -122,6 +148,24 @@ class Activations:
         per_window = self._rows[self._held_out].mean()
         batch = self._harvest(self._held_out[: max(1, int(np.ceil(rows / per_window)))])
         return _rows(batch, 0, rows)
+
+    def _whole(self, size: int, start: int, until: Callable[[], bool]) -> Iterator[Windows]:
+        """Batch number `start / size` of whole windows and those after it."""
+        per_batch = max(1, round(size / float(self._rows[self._train].mean())))
+        position = start // size * per_batch
+        while not until():
+            chosen = [self._window(position + i) for i in range(per_batch)]
+            position += per_batch
+            index = torch.tensor(chosen)
+            mask = torch.from_numpy(self.corpus.mask[index.numpy()])
+            seen = capture(self.model, self.corpus.tokens[index], self.site)
+            x = _finite(self.site.inputs(seen)[mask], self.site)
+            y = x if self.site.writes == self.site.reads else _finite(self.site.targets(seen)[mask], self.site)
+            yield Windows(x, y, self.corpus.tokens[index], mask, self.model, self.site)
+
+    def _window(self, position: int) -> int:
+        epoch, place = divmod(position, len(self._train))
+        return int(np.random.default_rng([self.seed, epoch]).permutation(self._train)[place])
 
     def _blocks(self, start: int, until: Callable[[], bool]) -> Iterator[Batch]:
         """The blocks of the stream, the first one without the rows before `start`."""

@@ -1,0 +1,6 @@
+"""`SparseCoder`, one class for every sparse autoencoder and transcoder, and `CoderStack`, several of them together."""
+
+from .sparse import Encoding as Encoding
+from .sparse import Scale as Scale
+from .sparse import SparseCoder as SparseCoder
+from .stack import CoderStack as CoderStack
