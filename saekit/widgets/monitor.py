@@ -10,7 +10,8 @@ import numpy as np
 import torch
 
 from .. import presets
-from ..activations import FORWARD_WINDOWS, Activations
+from ..activations import Activations
+from ..activations.stream import FORWARD_WINDOWS
 from ..corpus import pieces
 from ..hooks import capture
 from ..train import Moment, Run, train
