@@ -2,6 +2,8 @@
 
 import json
 import pickle
+import shutil
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +16,18 @@ from saekit import io
 from saekit.io import parts
 from saekit.io.parts import Parts
 
-FIXTURES = Path(__file__).parent / "fixtures"  # made by fixtures/make.py with the tools themselves
+
+def unpacked(folder: Path) -> Path:
+    """The fixtures, made by fixtures/make.py with the tools themselves; pickled files are kept as safetensors."""
+    shutil.copytree(Path(__file__).parent / "fixtures", folder, dirs_exist_ok=True)
+    for file in list(folder.rglob("ae.safetensors")):
+        torch.save(load_file(file), file.with_suffix(".pt"))
+        file.unlink()
+    return folder
+
+
+_folder = tempfile.TemporaryDirectory(prefix="saekit-fixtures-")
+FIXTURES = unpacked(Path(_folder.name))
 CASES = sorted(str(file.parent.relative_to(FIXTURES)) for file in FIXTURES.rglob("expected.safetensors"))
 D, F, K = 6, 10, 3
 WRITTEN = {  # format -> the kinds it has a name for, and what they come back as
