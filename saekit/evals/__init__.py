@@ -5,3 +5,4 @@ from .doctor import doctor as doctor
 from .fidelity import fidelity as fidelity
 from .recovery import planted_absorption as planted_absorption
 from .recovery import recovery as recovery
+from .twin import random_twin as random_twin
