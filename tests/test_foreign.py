@@ -40,7 +40,7 @@ def test_what_the_tool_computes_we_compute(case):
     folder = FIXTURES / case
     expected = load_file(folder / "expected.safetensors")
     x = expected["x"]
-    path = folder / "layer_1.safetensors" if case.startswith("circuit") else folder
+    path = folder / "layer_1.safetensors" if case == "circuit_tracer/layer_1" else folder
     coder = sk.load(path)
     y_hat, codes = coder(x)
     close(y_hat, expected["y_hat"])
@@ -144,7 +144,15 @@ def test_what_a_format_has_no_name_for_is_refused(name, tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "kind", "d_out"),
-    [("saelens", "jumprelu", 4), ("saelens", "relu", D), ("sparsify", "topk", D), ("circuit_tracer", "jumprelu", D)],
+    [
+        ("saelens", "jumprelu", 4),
+        ("saelens", "relu", D),
+        ("saelens", "gated", D),
+        ("saelens", "prolu", 7),
+        ("sparsify", "topk", D),
+        ("circuit_tracer", "jumprelu", D),
+        ("circuit_tracer", "gated", D),
+    ],
 )
 def test_skip_transcoders_survive(name, kind, d_out, tmp_path):
     coder = coder_of(kind, skip=True, d_out=d_out)

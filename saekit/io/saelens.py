@@ -24,7 +24,7 @@ from .per_token import PerToken
 from .tensors import checked, from_safetensors, needed, settings
 
 CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
-VERSION = "6.54.0"  # the one that these files were compared with
+VERSION = "6.54.12"  # the one that these files were compared with
 _TRANSCODERS = ("transcoder", "skip_transcoder", "jumprelu_transcoder", "jumprelu_skip_transcoder")
 _BATCH = ("batchtopk", "matryoshka_batchtopk")  # only while training; exported as jumprelu
 KNOWN = ("standard", "topk", "jumprelu", "gated", *_BATCH, *_TRANSCODERS)
@@ -85,6 +85,7 @@ def write(coder: SparseCoder, path: Path, *, training: bool = False) -> Path:
     if transcodes or p.W_skip is not None or coder.d_in != coder.d_out:
         if isinstance(coder, PerToken):
             raise ValueError("SAELens has no transcoder that standardises every token; our own format has")
+        architecture = "jumprelu" if architecture == "gated" else architecture
         if architecture not in ("standard", "jumprelu") or training:
             raise ValueError(f"SAELens has no {architecture} transcoder to write; it has {', '.join(_TRANSCODERS)}")
         names = ["jumprelu"] * (architecture == "jumprelu") + ["skip"] * (p.W_skip is not None) + ["transcoder"]
