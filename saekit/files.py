@@ -1,8 +1,9 @@
-"""Files that are written whole or not at all."""
+"""Files and folders that are written whole or not at all."""
 
 import os
+import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -34,6 +35,35 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
         raise OSError(f"{str(path)!r} was not written, what was there is kept: {error}") from error
     finally:
         Path(name).unlink(missing_ok=True)
+
+
+@contextmanager
+def replacing_folder(path: str | os.PathLike, ours: Callable[[Path], bool]) -> Iterator[Path]:
+    """As `replacing`, for a folder: a temporary one that takes the place of `path` when the block ends well.
+
+    Raises ValueError where `path` is a file, or holds anything that is not `ours` and would be lost; OSError naming
+    `path` where it cannot be written.
+    """
+    path = Path(path)
+    if others := [path] if path.is_file() else [entry for entry in path.glob("*") if not ours(entry)]:
+        raise ValueError(f"{str(path)!r} would be replaced, and with it {others[0].name!r}; choose an empty folder")
+    room = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        room = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp"))
+        new, old = room / "new", room / "old"
+        new.mkdir()
+        yield new
+        if path.exists():
+            path.rename(old)
+        new.rename(path)
+    except (OSError, SafetensorError) as error:
+        raise OSError(f"{str(path)!r} was not written, what was there is kept: {error}") from error
+    finally:
+        if room is not None:
+            if old.exists() and not path.exists():
+                old.rename(path)
+            shutil.rmtree(room, ignore_errors=True)
 
 
 def _umask() -> int:

@@ -147,7 +147,9 @@ def matryoshka(d_in: int, d_sae: int, k: float = 32, widths: Sequence[int] | Non
     widths = tuple(widths or sorted({max(1, d_sae // share) for share in (16, 8, 4, 2, 1)}))
     if widths[-1] != d_sae:
         raise ValueError(f"widths={widths} end at {widths[-1]}, but d_sae={d_sae}: the last level holds all latents")
-    return SparseCoder(d_in, d_sae, TopK(k, along="batch"), unit_norm=True), nested_fvu(widths) + 1 / 32 * auxk()
+    coder = SparseCoder(d_in, d_sae, TopK(k, along="batch"), unit_norm=True)
+    coder.widths = widths
+    return coder, nested_fvu(widths) + 1 / 32 * auxk()
 
 
 # --- another source or another aim ---------------------------------------------------------------------------------

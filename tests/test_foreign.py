@@ -2,69 +2,34 @@
 
 import json
 import pickle
-import shutil
-import tempfile
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from foreign import FIXTURES, KINDS, D, F, K, close, coder_of, same_coder
 from safetensors.torch import load_file, save_file
 
 import saekit as sk
-from saekit import io
+from saekit import io, presets
 from saekit.io import parts
 from saekit.io.parts import Parts
 
-
-def unpacked(folder: Path) -> Path:
-    """The fixtures, made by fixtures/make.py with the tools themselves; pickled files are kept as safetensors."""
-    shutil.copytree(Path(__file__).parent / "fixtures", folder, dirs_exist_ok=True)
-    for file in list(folder.rglob("ae.safetensors")):
-        torch.save(load_file(file), file.with_suffix(".pt"))
-        file.unlink()
-    return folder
-
-
-_folder = tempfile.TemporaryDirectory(prefix="saekit-fixtures-")
-FIXTURES = unpacked(Path(_folder.name))
 CASES = sorted(str(file.parent.relative_to(FIXTURES)) for file in FIXTURES.rglob("expected.safetensors"))
-D, F, K = 6, 10, 3
+JUMPS = dict.fromkeys(("jumprelu", "batch_topk", "matryoshka", "feature_choice", "prolu", "gated"), "jumprelu")
 WRITTEN = {  # format -> the kinds it has a name for, and what they come back as
-    "saelens": {"relu": "relu", "topk": "topk", "batch_topk": "jumprelu", "jumprelu": "jumprelu"},
-    "dictionary_learning": {"relu": "relu", "topk": "topk", "batch_topk": "batch_topk", "jumprelu": "jumprelu"},
+    "saelens": JUMPS | {"relu": "relu", "topk": "topk", "gated": "gated"},
+    "dictionary_learning": JUMPS | {kind: kind for kind in ("relu", "topk", "gated", "batch_topk", "matryoshka")},
     "sparsify": {"topk": "topk"},
-    "gemma_scope": {"relu": "jumprelu", "batch_topk": "jumprelu", "jumprelu": "jumprelu"},
-    "circuit_tracer": {"relu": "relu", "batch_topk": "jumprelu", "jumprelu": "jumprelu"},
+    "gemma_scope": JUMPS | {"relu": "jumprelu"},
+    "circuit_tracer": JUMPS | {"relu": "relu"},
 }
 PAIRS = [(name, kind) for name, kinds in WRITTEN.items() for kind in kinds]
 
 
-def close(ours, theirs):
-    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
-
-
-def same_coder(a, b, x):
-    assert torch.equal(a.encode(x).latents, b.encode(x).latents)
-    close(a.encode(x).values, b.encode(x).values)
-    close(a(x)[0], b(x)[0])
-
-
-def coder_of(kind, *, seed=0, skip=False, d_out=None):
-    torch.manual_seed(seed)
-    made = {"relu": sk.ReLU(), "topk": sk.TopK(K), "batch_topk": sk.TopK(K, along="batch"), "jumprelu": sk.JumpReLU(F)}
-    coder = sk.SparseCoder(D, F, made[kind], skip=skip, d_out=d_out).requires_grad_(False).eval()
-    for name, tensor in coder.state_dict().items():
-        if tensor.ndim and name != "b_pre":
-            tensor.copy_(torch.rand_like(tensor) if "threshold" in name else torch.randn_like(tensor))
-    if kind == "batch_topk":
-        coder.nonlinearity.threshold.fill_(0.7)
-    return coder
-
-
 def kind_of(coder):
     name = type(coder.nonlinearity).__name__.lower()
-    return "batch_topk" if getattr(coder.nonlinearity, "along", "") == "batch" else name
+    batch = "batch_topk" if coder.widths is None else "matryoshka"
+    return batch if getattr(coder.nonlinearity, "along", "") == "batch" else name
 
 
 # -- what the tools wrote
@@ -75,7 +40,7 @@ def test_what_the_tool_computes_we_compute(case):
     folder = FIXTURES / case
     expected = load_file(folder / "expected.safetensors")
     x = expected["x"]
-    path = folder / "layer_1.safetensors" if case.startswith("circuit") else folder
+    path = folder / "layer_1.safetensors" if case == "circuit_tracer/layer_1" else folder
     coder = sk.load(path)
     y_hat, codes = coder(x)
     close(y_hat, expected["y_hat"])
@@ -156,14 +121,21 @@ def test_written_and_read_is_the_same_coder(name, kind, tmp_path):
     same_coder(again, coder, torch.randn(300, D))
     if name in ("saelens", "dictionary_learning"):
         assert again.site == coder.site
+        assert again.widths == coder.widths
 
 
 @pytest.mark.parametrize("name", WRITTEN)
 def test_what_a_format_has_no_name_for_is_refused(name, tmp_path):
-    for kind in ("relu", "topk", "batch_topk", "jumprelu"):
+    for kind in KINDS:
         if kind not in WRITTEN[name]:
-            with pytest.raises(ValueError, match="has no"):
+            with pytest.raises(ValueError, match="has no .*Our own format has"):
                 sk.save(coder_of(kind), tmp_path / "mine", format=getattr(io, name))
+    router = sk.SparseCoder(D, F, sk.Routed(D, F, 2, sk.TopK(2))).eval()
+    with pytest.raises(ValueError, match="has no Routed"):
+        sk.save(router, tmp_path / "mine", format=getattr(io, name))
+    cross = sk.SparseCoder(2 * D, F, coder_of(next(iter(WRITTEN[name]))).nonlinearity, n_sites=2).eval()
+    with pytest.raises(ValueError, match="has no crosscoder of 2 sites.*Our own format has"):
+        sk.save(cross, tmp_path / "mine", format=getattr(io, name))
     training = coder_of(next(iter(WRITTEN[name]))).train()
     with pytest.raises(ValueError, match="training mode"):
         sk.save(training, tmp_path / "mine", format=getattr(io, name))
@@ -172,7 +144,15 @@ def test_what_a_format_has_no_name_for_is_refused(name, tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "kind", "d_out"),
-    [("saelens", "jumprelu", 4), ("saelens", "relu", D), ("sparsify", "topk", D), ("circuit_tracer", "jumprelu", D)],
+    [
+        ("saelens", "jumprelu", 4),
+        ("saelens", "relu", D),
+        ("saelens", "gated", D),
+        ("saelens", "prolu", 7),
+        ("sparsify", "topk", D),
+        ("circuit_tracer", "jumprelu", D),
+        ("circuit_tracer", "gated", D),
+    ],
 )
 def test_skip_transcoders_survive(name, kind, d_out, tmp_path):
     coder = coder_of(kind, skip=True, d_out=d_out)
@@ -197,12 +177,21 @@ def test_b_pre_is_folded_into_what_is_written(tmp_path):
     same_coder(sk.load(sk.save(coder, tmp_path / "mine", format=io.saelens)), coder, torch.randn(100, D))
 
 
-def test_saelens_training_form_keeps_the_batch_threshold(tmp_path):
-    coder = coder_of("batch_topk")
+@pytest.mark.parametrize("kind", ["batch_topk", "matryoshka"])
+def test_saelens_training_form_keeps_the_batch_threshold(kind, tmp_path):
+    coder = coder_of(kind)
     io.saelens.write(coder, tmp_path / "mine", training=True)
     again = sk.load(tmp_path / "mine")
-    assert (again.nonlinearity.k, again.nonlinearity.along) == (K, "batch")
+    assert (again.nonlinearity.k, again.nonlinearity.along, kind_of(again)) == (K, "batch", kind)
+    assert again.widths == coder.widths
     same_coder(again, coder, torch.randn(100, D))
+
+
+def test_nested_widths_survive_our_own_format(tmp_path):
+    assert sk.load(sk.save(coder_of("matryoshka"), tmp_path / "mine")).widths == (4, F)
+    assert sk.load(sk.save(coder_of("batch_topk"), tmp_path / "other")).widths is None
+    coder, _ = presets.matryoshka(D, 32, K)
+    assert coder.widths == (2, 4, 8, 16, 32)
 
 
 def test_formats_that_are_only_read_say_so(tmp_path):
@@ -289,15 +278,66 @@ def test_folding_norms_changes_a_topk_that_selects_without_them():
     assert not torch.equal(ours, foreign(p, X, k=K)[0] > 0)
 
 
-def test_gated_is_a_jumprelu():
+def random_gated():
     torch.manual_seed(0)
     W_enc, W_dec, b_dec = torch.randn(D, F), torch.randn(F, D), torch.randn(D)
     r, b_mag, b_gate = torch.randn(F), torch.randn(F), torch.randn(F)
-    z = X @ W_enc
+    return parts.of_gated(W_enc, W_dec, b_dec, r, b_mag, b_gate), (W_enc, W_dec, b_dec, r, b_mag, b_gate)
+
+
+def paper_gated(x, W_enc, W_dec, b_dec, r, b_mag, b_gate, c=1.0, beta=0):
+    z = (c * x - beta * b_dec) @ W_enc
     f = (z + b_gate > 0) * (z * r.exp() + b_mag).relu()
-    p = parts.of_gated(W_enc, W_dec, b_dec, r, b_mag, b_gate)
-    assert_same(p, sk.JumpReLU(F), X, (f, f @ W_dec + b_dec))
-    assert (p.threshold == 0).any() and (p.threshold > 0).any()
+    return f, (f @ W_dec + b_dec) / c
+
+
+def test_gated_is_a_jumprelu():
+    p, paper = random_gated()
+    theirs = paper_gated(X, *paper)
+    assert_same(p, sk.Gated(F), X, theirs)
+    jump = parts.as_jumprelu(p)
+    assert_same(jump, sk.JumpReLU(F), X, theirs)
+    assert (jump.threshold == 0).any() and (jump.threshold > 0).any()
+    close(parts.b_mag(p), paper[4])
+
+
+@pytest.mark.parametrize("as_jumprelu", [False, True])
+def test_every_fold_holds_for_a_gated_coder(as_jumprelu):
+    p, paper = random_gated()
+    p, form = (parts.as_jumprelu(p), sk.JumpReLU(F)) if as_jumprelu else (p, sk.Gated(F))
+    n = p.W_dec.norm(dim=1)
+    f, y = paper_gated(X, *paper)
+    assert_same(parts.with_unit_rows(p), form, X, (f * n, y))
+    assert_same(parts.unscaled(p, 1.7), form, X, paper_gated(X, *paper, c=1.7))
+    assert_same(parts.in_raw_units(p, 2.3), form, X, paper_gated(X, *paper, c=1 / 2.3), gauge=2.3)
+    if not as_jumprelu:  # the shift of the encoder goes into both of the paper's biases
+        assert_same(parts.uncentred(p), form, X, paper_gated(X, *paper, beta=1))
+
+
+def test_prolu_is_a_jumprelu():
+    coder = coder_of("prolu")
+    p = parts.of(coder)
+    a = X @ coder.W_enc + coder.b_enc
+    f = a * ((a > 0) & (a + coder.nonlinearity.bias > 0))
+    assert (coder.nonlinearity.bias > 0).any() and (coder.nonlinearity.bias < 0).any()
+    assert_same(p, sk.JumpReLU(F), X, (f, f @ coder.W_dec + coder.b_dec))
+
+
+@pytest.mark.parametrize("kind", ["batch_topk", "feature_choice"])
+def test_a_calibrated_selection_is_a_jumprelu(kind):
+    coder = coder_of(kind)
+    p = parts.as_jumprelu(parts.of(coder))
+    assert p.threshold.shape == (F,)
+    f = foreign(p, X, threshold=coder.nonlinearity.threshold)
+    assert (f[0] > 0).any() and not (f[0] > 0).all()
+    assert_same(p, sk.JumpReLU(F), X, f)
+
+
+def test_thresholds_stay_float32_in_a_file_of_bfloat16(tmp_path):
+    coder = coder_of("jumprelu")
+    again = sk.load(sk.save(coder, tmp_path / "mine", torch.bfloat16))
+    assert torch.equal(again.nonlinearity.threshold, coder.nonlinearity.threshold)
+    assert torch.equal(again.W_enc, coder.W_enc.bfloat16().float())
 
 
 def test_whitening_is_folded():
@@ -513,7 +553,12 @@ BAD = [
     (f"{SL}/standard", lambda t, c: t.update(b_enc=torch.zeros(3)), r"b_enc is \(3,\), expected \(10,\) from cfg.json"),
     (f"{SL}/standard", lambda t, c: t["W_dec"].fill_(float("nan")), "W_dec holds NaN"),
     (f"{SL}/standard", lambda t, c: c.update(d_sae=12), r"expected \(6, 12\)|expected \(12,.* from cfg.json"),
-    (f"{SL}/standard", lambda t, c: c.update(architecture="temporal"), "'temporal' coder; this version reads standard"),
+    (f"{SL}/standard", lambda t, c: c.update(architecture="temporal"), "'temporal' coder, .* read: .*tokens before"),
+    (f"{SL}/standard", lambda t, c: c.update(architecture="abstopk"), "'abstopk' coder, .* read: .*both signs"),
+    (f"{SL}/standard", lambda t, c: c.update(architecture="matching_pursuit"), "which is not read: it chooses"),
+    (f"{SL}/standard", lambda t, c: c.update(architecture="new"), "holds a 'new' coder; this version reads standard"),
+    (f"{SL}/skip_transcoder", lambda t, c: c.update(apply_b_dec_to_input=True), "expected False and 'none'"),
+    (f"{SL}/skip_transcoder", lambda t, c: c.update(normalize_activations="layer_norm"), "expected False and 'none'"),
     (f"{SL}/standard", lambda t, c: c.pop("d_in"), "has no 'd_in'"),
     (f"{SL}/standard", lambda t, c: c.update(normalize_activations="constant_norm_rescale"), "constant_norm_rescale"),
     (f"{SL}/topk", lambda t, c: c.pop("k"), "has no 'k'"),
@@ -525,10 +570,13 @@ BAD = [
     ("sparsify/layers.1", lambda t, c: t.update(W_dec=t["W_dec"].T), r"W_dec is \(6, 10\).*transposed"),
     (f"{DL}/BatchTopKSAE", lambda t, c: c["trainer"].update(k=4), "holds k=3, but config.json says k=4"),
     (f"{DL}/BatchTopKSAE", lambda t, c: c["trainer"].update(dict_class="Switch"), "'Switch'; this"),
+    (f"{DL}/AutoEncoder", lambda t, c: c["trainer"].update(dict_class="IdentityDict"), "which has no weights; this"),
+    (f"{DL}/GatedAutoEncoder", lambda t, c: t.pop("r_mag"), "lacks 'r_mag'"),
     (f"{DL}/AutoEncoder", lambda t, c: t.update(bias=torch.zeros(2)), r"bias is \(2,\), expected \(6,\)"),
     (f"{DL}/AutoEncoder", lambda t, c: c["trainer"].update(dict_class="AutoEncoderNew"), "lacks 'decoder.bias'"),
     (f"{DL}/AutoEncoder", lambda t, c: t.update(bias="text"), "bias is a str, expected a tensor"),
     (f"{DL}/MatryoshkaBatchTopKSAE", lambda t, c: t["group_sizes"].fill_(3), "sum to 6, expected 10"),
+    (f"{DL}/MatryoshkaBatchTopKSAE", lambda t, c: t.update(group_sizes=torch.tensor([12, -2])), "widths that ascend"),
 ]  # fmt: skip
 
 
@@ -605,23 +653,6 @@ def npz(path, **changes):
 def test_a_bad_npz_is_refused(changes, words, tmp_path):
     with pytest.raises(ValueError, match=words):
         sk.load(npz(tmp_path, **changes))
-
-
-def test_stacks_and_cross_layer_files_are_refused(tmp_path):
-    for layer in (0, 1):
-        circuit = (FIXTURES / "circuit_tracer/layer_1/layer_1.safetensors").read_bytes()
-        (tmp_path / f"layer_{layer}.safetensors").write_bytes(circuit)
-    with pytest.raises(ValueError, match="stack of 2 files"):
-        sk.load(tmp_path)
-    save_file({"W_enc_0": torch.zeros(F, D)}, tmp_path / "W_enc_0.safetensors")
-    with pytest.raises(ValueError, match="cross-layer transcoder"):
-        sk.load(tmp_path / "W_enc_0.safetensors")
-    folder = tmp_path / "clt"
-    folder.mkdir()
-    (folder / "config.json").write_text('{"architecture": "jump_relu"}')
-    save_file({"w_enc": torch.zeros(D, F), "w_dec": torch.zeros(F, 3, D)}, folder / "params.safetensors")
-    with pytest.raises(ValueError, match="writes 3 layers: a cross-layer"):
-        sk.load(folder)
 
 
 def test_what_is_no_coder_is_named(tmp_path):

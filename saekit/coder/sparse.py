@@ -35,7 +35,8 @@ class SparseCoder(nn.Module):
     before every step.
 
     `site`, `model` and `tokenizer` say where the coder belongs: its hook names, the model it was trained on with how
-    that was processed, and the fingerprint of the tokenizer. They are set by `sk.train` and `sk.load`.
+    that was processed, and the fingerprint of the tokenizer. They are set by `sk.train` and `sk.load`. `widths` says of
+    a Matryoshka coder how many latents each of its nested dictionaries has.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class SparseCoder(nn.Module):
         self.site: Site | None = None
         self.model: dict | None = None
         self.tokenizer: str | None = None
+        self.widths: tuple[int, ...] | None = None
 
     def extra_repr(self) -> str:
         return f"d_in={self.d_in}, d_sae={self.d_sae}, d_out={self.d_out}, unit_norm={self.unit_norm}, site={self.site}"

@@ -39,8 +39,8 @@ def save(
     """Write a finished coder, whole or not at all, and return the path.
 
     format: ours unless given, one file with ".safetensors" added where it is missing; or another tool's, such as
-    `sk.io.saelens` (also sparsify, dictionary_learning, gemma_scope, circuit_tracer), in its own layout and float32.
-    `dtype` is that of the weights in our format; thresholds stay float32.
+    `sk.io.saelens` (also sparsify, dictionary_learning, gemma_scope, circuit_tracer), in its own layout and float32;
+    a stack also as sparsify or circuit_tracer. `dtype` is that of the weights in our format; thresholds stay float32.
 
     Raises ValueError for a coder that is still training, which has a scale that would be lost, and for one that the
     other tool has no architecture for; OSError when the folder cannot be written.
@@ -51,9 +51,15 @@ def save(
         raise ValueError(f"{getattr(format, '__name__', format)!r} is only read, not written")
     if dtype != torch.float32:
         raise ValueError(f"dtype={dtype}: other tools' formats are written in float32")
-    if isinstance(coder, CoderStack) or coder.n_sites > 1:
-        raise ValueError(f"{format.__name__!r} holds one coder of one site; save this one in our own format")
-    return format.write(coder, Path(path))
+    if not isinstance(coder, CoderStack):
+        return format.write(coder, Path(path))
+    if not hasattr(format, "write_stack"):
+        raise ValueError(
+            f"{format.__name__!r} holds one coder, and this is a stack; our own format has: sk.save(stack, path)"
+        )
+    if coder.training:
+        raise ValueError("this stack is still in training mode; sk.train returns it finished")
+    return format.write_stack(coder, Path(path))
 
 
 def load(name: str | Path) -> SparseCoder | CoderStack:

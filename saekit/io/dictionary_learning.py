@@ -1,11 +1,12 @@
 """dictionary_learning: a folder with `ae.pt` and `config.json`. Read and written, without running what is pickled.
 
-Read: AutoEncoder, AutoEncoderNew, AutoEncoderTopK, BatchTopKSAE, MatryoshkaBatchTopKSAE, JumpReluAutoEncoder, and
-GatedAutoEncoder as the JumpReLU it equals; also what a crashed run leaves, which is not yet in raw units.
+Read: all its classes with weights, and what a crashed run leaves, which is not yet in raw units. Written: the same, but
+for AutoEncoder, which is AutoEncoderNew with another bias.
 """
 
 import json
 import warnings
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch import Tensor
 from ..coder import SparseCoder
 from ..files import replacing
 from ..hooks import Site
-from ..nonlinearity import JumpReLU, ReLU, TopK
+from ..nonlinearity import Gated, JumpReLU, ReLU, TopK
 from . import parts, sites
 from .parts import Parts
 from .tensors import Shapes, checked, from_torch, needed, settings
@@ -37,11 +38,11 @@ CLASSES = {
     "JumpReluAutoEncoder": _BARE | {"threshold": "f"},
 }  # fmt: skip
 _READS_RAW = ("AutoEncoderNew", "JumpReluAutoEncoder")  # the others subtract b_dec first
-_WRITTEN = {
+_WRITTEN = dict.fromkeys(parts.JUMPS, "JumpReluAutoEncoder") | {
     "relu": "AutoEncoderNew",
     "topk": "AutoEncoderTopK",
     "batch_topk": "BatchTopKSAE",
-    "jumprelu": "JumpReluAutoEncoder",
+    "gated": "GatedAutoEncoder",
 }
 
 
@@ -56,7 +57,8 @@ def read(path: Path) -> SparseCoder:
     trainer = settings(path.parent / CONFIG).get("trainer") or {}
     name, d, f = needed(path.parent / CONFIG, trainer, "dict_class", "activation_dim", "dict_size")
     if name not in CLASSES:
-        raise ValueError(f"{str(path)!r} holds a {name!r}; this version reads {', '.join(CLASSES)}")
+        why = ", which has no weights" if name == "IdentityDict" else ""
+        raise ValueError(f"{str(path)!r} holds a {name!r}{why}; this version reads {', '.join(CLASSES)}")
     found, norm_factor = _state(path)
     groups = found.get("group_sizes")
     sizes = {"d": d, "f": f, "g": len(groups) if isinstance(groups, Tensor) and groups.ndim else 0}
@@ -66,7 +68,9 @@ def read(path: Path) -> SparseCoder:
     p = _parts(name, t)
     p = p if norm_factor is None else parts.in_raw_units(p, norm_factor)
     p = p if name in _READS_RAW else parts.uncentred(p)
-    return parts.finished(p, _nonlinearity(name, t, f, path), site=_site(trainer), model=trainer.get("lm_name"))
+    widths = t["group_sizes"].cumsum(0).tolist() if "group_sizes" in t else None
+    form, model = _nonlinearity(name, t, f, path), trainer.get("lm_name")
+    return parts.finished(p, form, site=_site(trainer), model=model, widths=widths)
 
 
 def write(coder: SparseCoder, path: Path) -> Path:
@@ -75,12 +79,14 @@ def write(coder: SparseCoder, path: Path) -> Path:
     Raises ValueError for a transcoder, and for a coder that the library has no class for.
     """
     name = parts.kind(coder, "dictionary_learning", _WRITTEN)
+    name = "MatryoshkaBatchTopKSAE" if name == "BatchTopKSAE" and coder.widths else name
     parts.only_autoencoder(coder, "dictionary_learning")
     p, trainer = parts.of(coder), {"dict_class": name, "activation_dim": coder.d_in, "dict_size": coder.d_sae}
     if "TopK" in name:
         if coder.nonlinearity.k != int(coder.nonlinearity.k):
             raise ValueError(f"dictionary_learning stores a whole k, and this coder has k={coder.nonlinearity.k}")
         trainer["k"] = int(coder.nonlinearity.k)
+    trainer |= {"group_sizes": [b - a for a, b in pairwise((0, *coder.widths))]} if "Matryoshka" in name else {}
     layer = coder.site and coder.site.layer
     trainer |= {
         "lm_name": (coder.model or {}).get("name"),
@@ -128,6 +134,8 @@ def _nonlinearity(name: str, t: dict[str, Tensor], d_sae: int, path: Path) -> to
         if float(t["threshold"]) < 0:
             warnings.warn(f"{str(path)!r} has no threshold yet, so every positive latent is on", stacklevel=4)
         return TopK(int(t["k"]), along="batch")
+    if name == "GatedAutoEncoder":
+        return Gated(d_sae)
     return ReLU() if name.startswith("AutoEncoder") else JumpReLU(d_sae)
 
 
@@ -142,15 +150,19 @@ def _site(trainer: dict[str, Any]) -> Site | None:
 
 
 def _stored(name: str, p: Parts, trainer: dict[str, Any]) -> dict[str, Tensor]:
-    if name == "JumpReluAutoEncoder":
-        return {"W_enc": p.W_enc, "b_enc": p.b_enc, "W_dec": p.W_dec, "b_dec": p.b_dec, "threshold": parts.one_each(p)}
+    p = parts.as_jumprelu(p) if name == "JumpReluAutoEncoder" else p
     p = p if name in _READS_RAW else parts.centred(p)
-    tensors = {"encoder.weight": p.W_enc.T, "encoder.bias": p.b_enc, "decoder.weight": p.W_dec.T}
-    if "k" not in trainer:
-        return tensors | {"decoder.bias": p.b_dec}
-    threshold = p.threshold if name == "BatchTopKSAE" else torch.tensor(-1.0)
-    return tensors | {
-        "b_dec": p.b_dec,
-        "k": torch.tensor(trainer["k"], dtype=torch.int),
-        "threshold": threshold.clone(),
-    }
+    bare = {"W_enc": p.W_enc, "b_enc": p.b_enc, "W_dec": p.W_dec, "b_dec": p.b_dec}
+    linear = {"encoder.weight": p.W_enc.T, "encoder.bias": p.b_enc, "decoder.weight": p.W_dec.T}
+    threshold = torch.tensor(-1.0) if p.threshold is None or name == "AutoEncoderTopK" else p.threshold.clone()
+    if name == "JumpReluAutoEncoder":
+        return bare | {"threshold": threshold}
+    if name == "GatedAutoEncoder":
+        biases = {"decoder_bias": p.b_dec, "gate_bias": linear.pop("encoder.bias"), "mag_bias": parts.b_mag(p)}
+        return linear | biases | {"r_mag": p.gain}
+    if name == "AutoEncoderNew":
+        return linear | {"decoder.bias": p.b_dec}
+    chosen = {"k": torch.tensor(trainer["k"], dtype=torch.int), "threshold": threshold}
+    if "group_sizes" in trainer:
+        return bare | chosen | {"group_sizes": torch.tensor(trainer["group_sizes"])}
+    return linear | chosen | {"b_dec": p.b_dec}

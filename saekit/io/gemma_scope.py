@@ -37,16 +37,16 @@ def read(path: Path) -> SparseCoder:
 
 
 def write(coder: SparseCoder, path: Path) -> Path:
-    """Write a finished coder without skip connection (ReLU and BatchTopK as the JumpReLU they are); returns the file.
+    """Write a finished coder without skip connection, as the JumpReLU it equals, and return the file.
 
     Raises ValueError for another.
     """
-    parts.kind(coder, "Gemma Scope", dict.fromkeys(("relu", "jumprelu", "batch_topk"), ""))
-    p = parts.of(coder)
+    parts.kind(coder, "Gemma Scope", dict.fromkeys(("relu", *parts.JUMPS), ""))
+    p = parts.as_jumprelu(parts.of(coder))
     if p.W_skip is not None:
         raise ValueError("Gemma Scope's params.npz has no skip connection, and this coder has one")
     path = path if path.suffix == ".npz" else path / FILE
-    arrays = {name: getattr(p, name).numpy() for name in ("W_enc", "b_enc", "W_dec", "b_dec")}
+    arrays = {name: getattr(p, name).numpy() for name in ("W_enc", "b_enc", "W_dec", "b_dec", "threshold")}
     with replacing(path) as temporary, temporary.open("wb") as file:
-        np.savez(file, **arrays, threshold=parts.one_each(p).numpy())
+        np.savez(file, **arrays)
     return path

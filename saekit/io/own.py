@@ -74,10 +74,12 @@ def read(path: Path) -> Coder:
 
 def _coder(header: dict[str, Any], path: Path) -> SparseCoder:
     kind = PerToken if header.get("per_token") else SparseCoder
-    return kind(
+    coder = kind(
         header["d_in"], header["d_sae"], _nonlinearity(header, header["nonlinearity"], path), d_out=header["d_out"],
         n_sites=header.get("n_sites", 1), skip=header["skip"], unit_norm=header["unit_norm"],
     )  # fmt: skip
+    coder.widths = tuple(header["widths"]) if header.get("widths") else None
+    return coder
 
 
 def _stack(header: dict[str, Any], path: Path) -> CoderStack:
@@ -107,7 +109,7 @@ def _header(coder: Coder) -> dict[str, Any]:
         return about | {"banks": [_header(bank) for bank in coder], "starts": coder.starts}
     return about | {
         "n_sites": coder.n_sites, "skip": coder.W_skip is not None, "unit_norm": coder.unit_norm,
-        "nonlinearity": _kind(coder.nonlinearity),
+        "nonlinearity": _kind(coder.nonlinearity), "widths": coder.widths,
     }  # fmt: skip
 
 

@@ -4,6 +4,7 @@ Of raw x, a foreign coder computes `a = (c x - beta b_dec) W_enc + b_enc`, selec
 returns `(f W_dec + b_dec) / c`. Ours has c = 1, beta = 0 and selects on a; each function here does one step of the way.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -12,12 +13,18 @@ from torch import Tensor, nn
 
 from ..coder import SparseCoder
 from ..hooks import Site
-from ..nonlinearity import JumpReLU, ReLU, TopK
+from ..nonlinearity import Gated, JumpReLU, ProLU, ReLU, TopK
 from .per_token import PerToken
+
+# What is a JumpReLU once it is finished, whatever it was while it trained.
+JUMPS = ("jumprelu", "batch_topk", "feature_choice", "prolu", "gated")
 
 
 class Parts(NamedTuple):
-    """The tensors of a coder; `threshold` is one number, one for each latent, or None."""
+    """The tensors of a coder; `threshold` is one number, one for each latent, or None.
+
+    `gain` and `shift` are those of a gated coder, `f = 1[a > 0] max(a exp(gain) + shift, 0)`.
+    """
 
     W_enc: Float[Tensor, "d_in d_sae"]
     b_enc: Float[Tensor, " d_sae"]
@@ -25,6 +32,8 @@ class Parts(NamedTuple):
     b_dec: Float[Tensor, " d_out"]
     threshold: Float[Tensor, "..."] | None = None
     W_skip: Float[Tensor, "d_in d_out"] | None = None
+    gain: Float[Tensor, " d_sae"] | None = None
+    shift: Float[Tensor, " d_sae"] | None = None
 
 
 def uncentred(p: Parts) -> Parts:
@@ -44,8 +53,8 @@ def unscaled(p: Parts, c: float) -> Parts:
 
 def in_raw_units(p: Parts, nu: float) -> Parts:
     """A coder of x / nu becomes one of x whose f is nu times as large: weights stay, biases and thresholds grow."""
-    threshold = None if p.threshold is None else nu * p.threshold
-    return p._replace(b_enc=nu * p.b_enc, b_dec=nu * p.b_dec, threshold=threshold)
+    threshold, shift = (None if t is None else nu * t for t in (p.threshold, p.shift))
+    return p._replace(b_enc=nu * p.b_enc, b_dec=nu * p.b_dec, threshold=threshold, shift=shift)
 
 
 def with_unit_rows(p: Parts, threshold_is_scaled: bool = False) -> Parts:
@@ -56,6 +65,7 @@ def with_unit_rows(p: Parts, threshold_is_scaled: bool = False) -> Parts:
     n = torch.linalg.vector_norm(p.W_dec, dim=1).clamp(min=1e-8)
     keep = p.threshold is None or threshold_is_scaled
     threshold = p.threshold if keep else n * p.threshold
+    p = p._replace(shift=None if p.shift is None else n * p.shift)
     return p._replace(W_enc=p.W_enc * n, b_enc=p.b_enc * n, W_dec=p.W_dec / n[:, None], threshold=threshold)
 
 
@@ -73,12 +83,25 @@ def unwhitened(p: Parts, mean: Float[Tensor, " d"], M: Float[Tensor, "d d"], M_i
 
 
 def of_gated(W_enc: Tensor, W_dec: Tensor, b_dec: Tensor, r_mag: Tensor, b_mag: Tensor, b_gate: Tensor) -> Parts:
-    """A gated coder as the JumpReLU it equals: `f = 1[z + b_gate > 0] relu(z e^r + b_mag)` with z = x W_enc.
+    """The paper's two paths, `f = 1[z + b_gate > 0] relu(z e^r + b_mag)` with z = x W_enc, as one and a shift."""
+    return Parts(W_enc, b_gate, W_dec, b_dec, gain=r_mag, shift=b_mag - r_mag.exp() * b_gate)
 
-    With `a = z e^r + b_mag` the gate is open where `a > b_mag - e^r b_gate`: the threshold, or 0 where that is below.
+
+def b_mag(p: Parts) -> Float[Tensor, " d_sae"]:
+    """The paper's bias of a gated coder's magnitudes, `shift + e^gain b_gate`, for writing."""
+    return p.shift + p.gain.exp() * p.b_enc
+
+
+def as_jumprelu(p: Parts) -> Parts:
+    """A coder as the JumpReLU it equals, with a threshold for each latent; 0 where it has none: then it is a ReLU.
+
+    Of a gated coder, with `a' = a e^gain + shift`, the gate `a > 0` is open where `a' > shift`.
     """
-    scale = r_mag.exp()
-    return Parts(W_enc * scale, b_mag, W_dec, b_dec, threshold=(b_mag - scale * b_gate).clamp(min=0))
+    if p.gain is not None:
+        scale = p.gain.exp()
+        p = p._replace(W_enc=p.W_enc * scale, b_enc=p.b_enc * scale + p.shift, threshold=p.shift.clamp(min=0))
+    threshold = torch.zeros(()) if p.threshold is None else p.threshold
+    return p._replace(threshold=threshold.expand(len(p.b_enc)).clone(), gain=None, shift=None)
 
 
 def finished(
@@ -88,16 +111,25 @@ def finished(
     site: Site | None = None,
     model: str | None = None,
     cls: type[SparseCoder] = SparseCoder,
+    widths: Sequence[int] | None = None,
 ) -> SparseCoder:
-    """The coder with these weights, in eval mode. Raises ValueError when k exceeds the number of latents."""
+    """The coder with these weights, in eval mode.
+
+    Raises ValueError when k exceeds the number of latents, and for widths of nested dictionaries that do not ascend to
+    it.
+    """
     (d_in, d_sae), d_out = p.W_enc.shape, p.W_dec.shape[1]
     if getattr(nonlinearity, "k", 0) > d_sae:
         raise ValueError(f"the file says k={nonlinearity.k}, but holds {d_sae} latents")
+    if widths and [*widths] != [*sorted({*widths} & {*range(1, d_sae)}), d_sae]:
+        raise ValueError(f"the file says widths={[*widths]}, expected widths that ascend to its {d_sae} latents")
     with torch.device("meta"):  # no random start for what is replaced at once
         coder = cls(d_in, d_sae, nn.Identity(), d_out=d_out, skip=p.W_skip is not None)
     coder.nonlinearity = nonlinearity
     if p.threshold is not None and not isinstance(nonlinearity, ReLU):
         nonlinearity.threshold.data = p.threshold.float().expand_as(nonlinearity.threshold).clone()
+    if p.gain is not None:
+        nonlinearity.log_gain.data, nonlinearity.bias.data = p.gain.clone(), p.shift.clone()
     # Stored by latent, as a new coder's are.
     coder.W_enc = nn.Parameter(p.W_enc.T.contiguous().T)
     for name in ("b_enc", "W_dec", "b_dec", "W_skip"):
@@ -105,33 +137,49 @@ def finished(
         setattr(coder, name, None if tensor is None else nn.Parameter(tensor.contiguous()))
     coder.b_pre = torch.zeros(d_in)
     coder.site, coder.model = site, None if model is None else {"name": model}
+    coder.widths = tuple(widths) if widths else None
     return coder.eval().requires_grad_(False)
 
 
-def of(coder: SparseCoder) -> Parts:
-    """The weights of a finished coder. Raises ValueError when it is still training or standardises every token."""
-    if isinstance(coder, PerToken):
-        raise ValueError("this coder standardises every token, which only saekit's own format says")
+def of(coder: SparseCoder, per_token: bool = False) -> Parts:
+    """The weights of a finished coder. Raises ValueError when it is still training.
+
+    Also when it standardises every token, unless the format can say so (per_token).
+    """
+    if isinstance(coder, PerToken) and not per_token:
+        raise ValueError("this coder standardises every token, which saekit's own format and SAELens' say and no other")
     if coder.training:
         raise ValueError("this coder is still in training mode; sk.train returns it finished")
     with torch.no_grad():
         b_enc = coder.b_enc - coder.b_pre @ coder.W_enc
     skip = None if coder.W_skip is None else coder.W_skip.detach()
-    threshold = getattr(coder.nonlinearity, "threshold", None)
-    threshold = None if threshold is None else threshold.detach()
-    return Parts(coder.W_enc.detach(), b_enc, coder.W_dec.detach(), coder.b_dec.detach(), threshold, skip)
+    p = Parts(coder.W_enc.detach(), b_enc, coder.W_dec.detach(), coder.b_dec.detach(), W_skip=skip)
+    return p._replace(**{name: tensor.detach() for name, tensor in _own(coder.nonlinearity).items()})
+
+
+def _own(nonlinearity: nn.Module) -> dict[str, Tensor]:
+    if isinstance(nonlinearity, Gated):
+        return {"gain": nonlinearity.log_gain, "shift": nonlinearity.bias}
+    if isinstance(nonlinearity, ProLU):  # open where a > 0 and a > -b
+        return {"threshold": (-nonlinearity.bias).clamp(min=0)}
+    threshold = getattr(nonlinearity, "threshold", None)
+    return {} if threshold is None else {"threshold": threshold}
 
 
 def kind(coder: SparseCoder, format_name: str, known: dict[str, str]) -> str:
-    """What the format calls this coder: `known` maps relu, topk, batch_topk, jumprelu to its own names.
+    """What the format calls this coder: `known` maps our kinds (relu, topk, those of `JUMPS`) to its own names.
 
-    Raises ValueError when the format has no name for it.
+    Raises ValueError when the format has no name for it, and for a crosscoder.
     """
-    name = {ReLU: "relu", TopK: "topk", JumpReLU: "jumprelu"}.get(type(coder.nonlinearity), "?")
-    if name == "topk" and coder.nonlinearity.along == "batch":
-        name = "batch_topk"
-    if name not in known:
-        raise ValueError(f"{format_name} has no {coder.nonlinearity!r} coder; it has {', '.join(known)}")
+    kinds = {ReLU: "relu", JumpReLU: "jumprelu", Gated: "gated", ProLU: "prolu"}
+    along = {"token": "topk", "batch": "batch_topk", "feature": "feature_choice"}
+    form = coder.nonlinearity
+    name = along[form.along] if isinstance(form, TopK) else kinds.get(type(form), "?")
+    if name not in known or coder.n_sites > 1:
+        what = f"crosscoder of {coder.n_sites} sites" if coder.n_sites > 1 else f"{form!r} coder"
+        raise ValueError(
+            f"{format_name} has no {what}; it has {', '.join(known)}. Our own format has: sk.save(coder, path)"
+        )
     return known[name]
 
 
@@ -141,9 +189,3 @@ def only_autoencoder(coder: SparseCoder, format_name: str) -> None:
         raise ValueError(
             f"{format_name} holds autoencoders without skip connection; this is a transcoder: {coder!r:.120}"
         )
-
-
-def one_each(p: Parts) -> Float[Tensor, " d_sae"]:
-    """The threshold of each latent; 0 where there is none: a JumpReLU at 0 is a ReLU."""
-    threshold = torch.zeros(()) if p.threshold is None else p.threshold
-    return threshold.expand(len(p.b_enc)).clone()

@@ -1,7 +1,8 @@
 """SAELens: a folder with `cfg.json` and `sae_weights.safetensors`. Version 6 read and written, versions 1 to 5 read.
 
-Read: standard, topk, jumprelu, gated (as the JumpReLU it equals), the transcoders of these, and the training forms of
-version 6 (batchtopk, matryoshka_batchtopk), unfolded checkpoints with their `activation_scaler.json` among them.
+Every architecture whose codes are positive and come from one encoder: standard, gated, jumprelu, topk, the transcoders,
+and what exists while training only (batchtopk, matryoshka_batchtopk), unfolded checkpoints with their
+`activation_scaler.json` among them. The others are refused by name, with the reason.
 """
 
 import json
@@ -16,7 +17,7 @@ from torch import Tensor
 from ..coder import SparseCoder
 from ..files import replacing
 from ..hooks import Site
-from ..nonlinearity import JumpReLU, ReLU, TopK
+from ..nonlinearity import Gated, JumpReLU, ReLU, TopK
 from . import parts
 from .parts import Parts
 from .per_token import PerToken
@@ -27,6 +28,11 @@ VERSION = "6.54.12"  # the one that these files were compared with
 _TRANSCODERS = ("transcoder", "skip_transcoder", "jumprelu_transcoder", "jumprelu_skip_transcoder")
 _BATCH = ("batchtopk", "matryoshka_batchtopk")  # only while training; exported as jumprelu
 KNOWN = ("standard", "topk", "jumprelu", "gated", *_BATCH, *_TRANSCODERS)
+REFUSED = {
+    "abstopk": "its codes have both signs, and a latent here is on where it is positive",
+    "matching_pursuit": "it chooses latents one after the other, each on what the last ones left: it has no encoder",
+    "temporal": "its codes depend on the tokens before, and a code here on its own token alone",
+}
 
 
 def claims(path: Path) -> bool:
@@ -58,24 +64,28 @@ def read(path: Path, scale: float | None = None) -> SparseCoder:
     p = _raw(p, cfg, folder, scale)
     about = cfg["metadata"]
     cls = PerToken if cfg["normalize_activations"] == "layer_norm" else SparseCoder
-    return parts.finished(p, _nonlinearity(cfg, folder), site=_site(about), model=about.get("model_name"), cls=cls)
+    widths = (cfg | (about.get("training_architecture_details") or {})).get("matryoshka_widths")
+    if widths and widths[-1] < cfg["d_sae"]:
+        widths = [*widths, cfg["d_sae"]]  # as theirs does
+    form, model = _nonlinearity(cfg, folder), about.get("model_name")
+    return parts.finished(p, form, site=_site(about), model=model, cls=cls, widths=widths)
 
 
 def write(coder: SparseCoder, path: Path, *, training: bool = False) -> Path:
-    """Write a finished coder as SAELens' inference form (BatchTopK becomes JumpReLU there), and return the folder.
+    """Write a finished coder as SAELens' inference form, and return the folder.
 
+    What is a JumpReLU once it is finished (BatchTopK, Matryoshka, ProLU, Feature Choice) is written as one.
     training=True writes what its training classes load: BatchTopK keeps its k and its threshold.
     Raises ValueError for a coder that SAELens has no architecture for.
     """
-    known = {
-        "relu": "standard",
-        "topk": "topk",
-        "jumprelu": "jumprelu",
-        "batch_topk": _BATCH[0] if training else "jumprelu",
-    }
+    known = dict.fromkeys(parts.JUMPS, "jumprelu") | {"relu": "standard", "topk": "topk", "gated": "gated"}
+    known["batch_topk"] = _BATCH[coder.widths is not None] if training else "jumprelu"
     architecture = parts.kind(coder, "SAELens", known)
-    p, transcodes = parts.of(coder), coder.site is not None and coder.site.reads != coder.site.writes
+    p, transcodes = parts.of(coder, per_token=True), coder.site is not None and coder.site.reads != coder.site.writes
     if transcodes or p.W_skip is not None or coder.d_in != coder.d_out:
+        if isinstance(coder, PerToken):
+            raise ValueError("SAELens has no transcoder that standardises every token; our own format has")
+        architecture = "jumprelu" if architecture == "gated" else architecture
         if architecture not in ("standard", "jumprelu") or training:
             raise ValueError(f"SAELens has no {architecture} transcoder to write; it has {', '.join(_TRANSCODERS)}")
         names = ["jumprelu"] * (architecture == "jumprelu") + ["skip"] * (p.W_skip is not None) + ["transcoder"]
@@ -96,10 +106,12 @@ def _modern(cfg: dict[str, Any], folder: Path) -> dict[str, Any]:
         cfg = _from_flat(cfg)
     cfg = {"apply_b_dec_to_input": True, "normalize_activations": "none", "metadata": {}} | cfg
     needed(folder / CONFIG, cfg, "architecture", "d_in", "d_sae")
-    if cfg["architecture"] not in KNOWN:
-        raise ValueError(
-            f"{str(folder)!r} holds a {cfg['architecture']!r} coder; this version reads {', '.join(KNOWN)}"
-        )
+    if (name := cfg["architecture"]) not in KNOWN:
+        why = f", which is not read: {REFUSED[name]}" if name in REFUSED else ""
+        raise ValueError(f"{str(folder)!r} holds a {name!r} coder{why}; this version reads {', '.join(KNOWN)}")
+    if name in _TRANSCODERS and (cfg["apply_b_dec_to_input"] or cfg["normalize_activations"] != "none"):
+        given = {key: cfg[key] for key in ("apply_b_dec_to_input", "normalize_activations")}
+        raise ValueError(f"{str(folder)!r}: a {name} with {given}, expected False and 'none'")
     return cfg
 
 
@@ -172,7 +184,9 @@ def _nonlinearity(cfg: dict[str, Any], folder: Path) -> torch.nn.Module:
     if architecture in ("topk", *_BATCH):
         (k,) = needed(folder / CONFIG, cfg, "k")
         return TopK(k, along="token" if architecture == "topk" else "batch")
-    return JumpReLU(cfg["d_sae"]) if "jumprelu" in architecture or architecture == "gated" else ReLU()
+    if architecture == "gated":
+        return Gated(cfg["d_sae"])
+    return JumpReLU(cfg["d_sae"]) if "jumprelu" in architecture else ReLU()
 
 
 def _site(about: dict[str, Any]) -> Site | None:
@@ -183,11 +197,15 @@ def _site(about: dict[str, Any]) -> Site | None:
 
 
 def _stored(p: Parts, architecture: str) -> dict[str, Tensor]:
-    tensors = {"W_enc": p.W_enc, "b_enc": p.b_enc, "W_dec": p.W_dec, "b_dec": p.b_dec}
+    p = parts.as_jumprelu(p) if "jumprelu" in architecture else p
+    tensors = {"W_enc": p.W_enc, "W_dec": p.W_dec, "b_dec": p.b_dec}
+    if architecture == "gated":
+        return tensors | {"b_gate": p.b_enc, "r_mag": p.gain, "b_mag": parts.b_mag(p)}
+    tensors["b_enc"] = p.b_enc
     if p.W_skip is not None:
         tensors["W_skip"] = p.W_skip.T
     if "jumprelu" in architecture:
-        tensors["threshold"] = parts.one_each(p)
+        tensors["threshold"] = p.threshold
     if architecture in _BATCH:
         tensors["topk_threshold"] = p.threshold.double()
     return tensors
@@ -201,6 +219,8 @@ def _config(coder: SparseCoder, architecture: str) -> dict[str, Any]:
         "architecture": architecture, "d_in": coder.d_in, "d_sae": coder.d_sae, "dtype": "float32", "device": "cpu",
         "apply_b_dec_to_input": False, "normalize_activations": "none", "reshape_activations": "none",
     }  # fmt: skip
+    if isinstance(coder, PerToken):
+        cfg["normalize_activations"] = "layer_norm"
     if site is not None and site.reads[0].endswith("hook_z"):
         cfg["reshape_activations"] = "hook_z"
     if "transcoder" in architecture:
@@ -208,4 +228,8 @@ def _config(coder: SparseCoder, architecture: str) -> dict[str, Any]:
         about["hook_name_out"] = site and site.writes[0]
     if architecture in ("topk", *_BATCH):
         cfg |= {"k": coder.nonlinearity.k, "rescale_acts_by_decoder_norm": False}
+    if coder.widths is not None:
+        levels = {"matryoshka_widths": [*coder.widths]}
+        cfg |= levels if architecture in _BATCH else {}
+        about |= {"training_architecture": _BATCH[1], "training_architecture_details": levels}
     return cfg | {"metadata": about}

@@ -1,14 +1,18 @@
-"""sparsify: a folder named after its hook point, with `cfg.json` and `sae.safetensors`. TopK; read and written."""
+"""sparsify: a folder named after its hook point, with `cfg.json` and `sae.safetensors`. TopK; read and written.
+
+A run is a folder of such folders: a stack.
+"""
 
 import json
+import re
 from pathlib import Path
 
 from safetensors.torch import save_file
 
-from ..coder import SparseCoder
-from ..files import replacing
+from ..coder import CoderStack, SparseCoder
+from ..files import replacing, replacing_folder
 from ..nonlinearity import TopK
-from . import parts, sites
+from . import parts, sites, stacks
 from .parts import Parts
 from .tensors import checked, from_safetensors, needed, settings
 
@@ -16,13 +20,18 @@ CONFIG, WEIGHTS = "cfg.json", "sae.safetensors"
 
 
 def claims(path: Path) -> bool:
-    """Whether this folder, or this file in one, is of this format."""
-    return path.name == WEIGHTS or (path / WEIGHTS).is_file()
+    """Whether this folder, or this file in one, is of this format; or a folder of such folders."""
+    return path.name == WEIGHTS or (path / WEIGHTS).is_file() or bool(_hookpoints(path))
 
 
-def read(path: Path) -> SparseCoder:
-    """The coder. Raises ValueError for an activation other than topk, and a file that contradicts its configuration."""
+def read(path: Path) -> SparseCoder | CoderStack:
+    """The coder, or all of a run, in the order of their names.
+
+    Raises ValueError for an activation other than topk, and a file that contradicts its configuration.
+    """
     folder = path if path.is_dir() else path.parent
+    if path.is_dir() and not (path / WEIGHTS).is_file():
+        return stacks.per_layer([read(hookpoint) for hookpoint in _hookpoints(path)])
     cfg = settings(folder / CONFIG)
     d, k = needed(folder / CONFIG, cfg, "d_in", "k")
     if cfg.get("activation", "topk") != "topk" or cfg.get("signed"):
@@ -62,3 +71,30 @@ def write(coder: SparseCoder, path: Path) -> Path:
     with replacing(path / CONFIG) as temporary:
         temporary.write_text(json.dumps(cfg, indent=1))
     return path
+
+
+def write_stack(stack: CoderStack, path: Path) -> Path:
+    """Write a folder for each bank, called by its hook point, and return the folder of all, which is replaced.
+
+    Raises ValueError for a bank that sparsify has no coder for or whose site it has no name for.
+    """
+    with replacing_folder(path, lambda entry: (entry / WEIGHTS).is_file()) as folder:
+        for bank in stack:
+            write(bank, folder / _name(bank))
+    return path
+
+
+def _hookpoints(path: Path) -> list[Path]:
+    """The coders of a run, `layers.10` after `layers.9`."""
+    numbers = re.compile(r"\d+")
+    found = [file.parent for file in path.glob(f"*/{WEIGHTS}")] if path.is_dir() else []
+    return sorted(found, key=lambda folder: numbers.sub(lambda n: n[0].zfill(6), folder.name))
+
+
+def _name(bank: SparseCoder) -> str:
+    """The module that has this site, in the words of Llama and Pythia."""
+    layer = bank.site and bank.site.layer
+    for name in (f"layers.{layer}", f"layers.{layer}.mlp", f"layers.{layer}.attention"):
+        if bank.site is not None and bank.site in (sites.of_module(name), sites.of_module(name, transcode=True)):
+            return name
+    raise ValueError(f"sparsify names a coder by the module whose output it writes; this one has the site {bank.site}")

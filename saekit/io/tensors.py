@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import re
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,18 @@ def from_safetensors(path: Path) -> dict[str, Tensor]:
         raise ValueError(
             f"{str(path)!r} is not a whole safetensors file ({error}); copy or download it again"
         ) from error
+
+
+def layer_files(folder: Path, name: str) -> list[Path]:
+    """The files called `name`, such as "layer_{}.safetensors", of layers 0 to n - 1.
+
+    Raises ValueError where one is missing.
+    """
+    pattern = re.compile(re.escape(name).replace(r"\{\}", r"(\d+)"))
+    numbers = sorted(int(found[1]) for file in folder.iterdir() if (found := pattern.fullmatch(file.name)))
+    if numbers != [*range(len(numbers))] or not numbers:
+        raise ValueError(f"{str(folder)!r} has {name.format('N')} of layers {numbers}, expected all from 0 on")
+    return [folder / name.format(number) for number in numbers]
 
 
 def shapes_of(path: Path) -> Shapes:
