@@ -5,3 +5,4 @@ from .doctor import doctor as doctor
 from .fidelity import fidelity as fidelity
 from .recovery import planted_absorption as planted_absorption
 from .recovery import recovery as recovery
+from .sites import relative_norms as relative_norms
