@@ -227,7 +227,10 @@ def transcoder(d_in: int, d_sae: int, k: int = 32, d_out: int | None = None) -> 
 
 
 def skip_transcoder(d_in: int, d_sae: int, k: int = 32, d_out: int | None = None) -> Preset:
-    """A transcoder with `+ x W_skip`, for the linear part of the MLP (Paulo et al. 2025, arXiv 2501.18823)."""
+    """A transcoder with `+ x W_skip`, for the linear part of the MLP (Paulo et al. 2025, arXiv 2501.18823).
+
+    Source: as `transcoder`.
+    """
     return SparseCoder(d_in, d_sae, TopK(k), d_out=d_out, skip=True, unit_norm=True), fvu() + 1 / 32 * auxk()
 
 
