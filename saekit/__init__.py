@@ -2,13 +2,16 @@
 
 from .activations import Activations as Activations
 from .activations import Rows as Rows
+from .activations import SideBySide as SideBySide
 from .activations import layer_groups as layer_groups
 from .coder import CoderStack as CoderStack
 from .coder import SparseCoder as SparseCoder
+from .coder import side as side
 from .codes import Codes as Codes
 from .corpus import Corpus as Corpus
 from .corpus import Text as Text
 from .corpus import load_corpus as load_corpus
+from .corpus import retrieve as retrieve
 from .features import Features as Features
 from .hooks import Site as Site
 from .hooks import capture as capture

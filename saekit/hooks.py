@@ -54,11 +54,15 @@ def load_model(name: str | os.PathLike | None = None, *, device: str = "cpu", dt
     return model.eval().requires_grad_(False)
 
 
-def model_record(model: Any) -> dict[str, str | int]:
+def model_record(model: Any) -> dict[str, Any]:
     """What a saved coder says of the model it was trained on: name, processing, d_model, n_layers.
 
-    `processing` is "raw", or "compatibility" when TransformerLens has folded and centred the weights.
+    `processing` is "raw", or "compatibility" when TransformerLens has folded and centred the weights. Of several
+    models: their names, and `models`, a record of each.
     """
+    if isinstance(model, Sequence):
+        records = [model_record(each) for each in model]
+        return {"name": " + ".join(record["name"] for record in records), "models": records}
     folded = getattr(model, "_weights_processed", False)  # `compatibility_mode` is also True where it changed no weight
     return {
         "name": model.cfg.model_name,
@@ -341,6 +345,11 @@ def check_fit(model: Any, site: Site | None, coder: Any, writes: bool = False) -
 
     With `writes`, also when the site writes before it has read.
     """
+    if several := (coder.model or {}).get("models"):
+        raise ValueError(
+            f"this coder reads {len(several)} models side by side ({coder.model['name']}), but a forward pass is of "
+            "one: sk.side(coder, i) is its part in model i"
+        )
     if site is None:
         raise ValueError("the coder has no site; give {Site(...): coder}")
     if coder.site not in (None, site):

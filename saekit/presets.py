@@ -193,8 +193,8 @@ def layer_group(d_in: int, d_sae: int, k: float = 32, n_groups: int = 2) -> Pres
 def specialized(d_in: int, d_sae: int, k: float = 32, tilt: float = 2.0) -> Preset:
     """A coder of a sub-domain, whose loss leans to the tokens it fits worst (Muhamed et al. 2024, arXiv 2411.00743).
 
-    Source: one site, over the part of a corpus that is about the domain, `corpus[windows]`. tilt 0 is the mean, 10 and
-    more little but the worst tokens of a batch.
+    Source: one site, over the part of a corpus that is about the domain, `sk.retrieve(model, corpus, seeds)`. tilt 0
+    is the mean, 10 and more little but the worst tokens of a batch.
     """
     return SparseCoder(d_in, d_sae, TopK(k, along="batch"), unit_norm=True), tilted(tilt) + 1 / 32 * auxk()
 
@@ -229,7 +229,10 @@ def transcoder(d_in: int, d_sae: int, k: int = 32, d_out: int | None = None) -> 
 
 
 def skip_transcoder(d_in: int, d_sae: int, k: int = 32, d_out: int | None = None) -> Preset:
-    """A transcoder with `+ x W_skip`, for the linear part of the MLP (Paulo et al. 2025, arXiv 2501.18823)."""
+    """A transcoder with `+ x W_skip`, for the linear part of the MLP (Paulo et al. 2025, arXiv 2501.18823).
+
+    Source: as `transcoder`.
+    """
     return SparseCoder(d_in, d_sae, TopK(k), d_out=d_out, skip=True, unit_norm=True), fvu() + 1 / 32 * auxk()
 
 
@@ -238,7 +241,8 @@ def crosscoder(d_in: int, d_sae: int, n_sites: int = 2, sparsity: float = 2.0, k
 
     `mse + sparsity sum_i f_i sum_l |W_dec,i^l|`: the sum of norms lets a latent live at some sites only. With k given,
     BatchTopK instead, which has no pull towards a single site. Source: the sites side by side, `Site(("blocks.0...",
-    "blocks.1..."))`. Raises ValueError for one site.
+    "blocks.1..."))`; or one site of two models, `sk.SideBySide([a, b], site, corpus)`. `evals.relative_norms` says
+    where latents live, `sk.side(coder, i)` is one site's part. Raises ValueError for one site.
     """
     if n_sites < 2:
         raise ValueError(f"n_sites={n_sites}: a crosscoder joins at least 2 sites; for one, use relu or batch_topk")

@@ -230,6 +230,43 @@ def test_resampling_changes_the_dead_and_what_adam_knows_of_them():
     torch.testing.assert_close(cosines.max(1).values, torch.ones(6))
 
 
+def test_resampling_a_stack_puts_each_bank_on_its_own_rows():
+    """The dead of each bank, on the inputs it reads and along the columns it writes; nothing else moves."""
+    coder, _ = zoo.made("relu stack")
+    x, y = zoo.inputs(coder)
+    dead = torch.arange(coder.d_sae) % zoo.F < 6
+    step = zoo.step_of(coder, x, y, dead)
+    value(sk.mse(), step).backward()
+    optimizer = torch.optim.Adam(coder.parameters(), fused=True)
+    optimizer.step()
+    before = {k: p.detach().clone() for k, p in coder.named_parameters()}
+    (between,) = sk.resample(every=0.25, until=0.5).between
+    moved = between(step._replace(progress=0.2), 0.25, optimizer)
+    assert torch.equal(moved, torch.nonzero(dead).squeeze(1))
+    bias = torch.cat([coder.banks[0].b_dec[: zoo.D], coder.banks[0].b_dec[zoo.D :] + coder.banks[1].b_dec]).detach()
+    for i, (bank, read) in enumerate(zip(coder, coder.inputs(x), strict=True)):
+        assert torch.equal(bank.W_enc[:, 6:], before[f"stacked.{i}.W_enc"][:, 6:])
+        assert torch.equal(bank.W_dec[6:], before[f"stacked.{i}.W_dec"][6:])
+        assert torch.equal(bank.b_dec, before[f"stacked.{i}.b_dec"])
+        along_x = torch.nn.functional.cosine_similarity(bank.W_enc[:, :6].T[:, None], (read - bank.b_pre)[None], dim=2)
+        along_y = torch.nn.functional.cosine_similarity(bank.W_dec[:6, None], (y - bias)[None, :, i * zoo.D :], dim=2)
+        torch.testing.assert_close(along_x.max(1).values, torch.ones(6))
+        assert torch.equal(along_x.argmax(1), along_y.argmax(1))  # the same rows
+        assert not optimizer.state[bank.W_dec]["exp_avg_sq"][:6].any()
+        assert optimizer.state[bank.W_dec]["exp_avg_sq"][6:].any()
+
+
+def test_stacks_are_aligned_bank_by_bank():
+    (coder, _), (other, _) = zoo.made("relu stack"), zoo.made("relu stack", seed=3)
+    x, y = zoo.inputs(coder)
+    step = zoo.step_of(coder, x, y, torch.zeros(coder.d_sae, dtype=torch.bool))
+    expected = []
+    for a, b in zip(coder, other, strict=True):
+        cosines = torch.nn.functional.normalize(a.W_dec, dim=1) @ torch.nn.functional.normalize(b.W_dec, dim=1).T
+        expected.append(1 - (cosines.max(1).values.mean() + cosines.max(0).values.mean()) / 2)
+    torch.testing.assert_close(value(sk.align(), step._replace(peers=(other,))), torch.stack(expected).mean())
+
+
 def test_aux_zipf_of_used_and_dead_latents_alone_is_auxk():
     dead = torch.arange(zoo.F) < 20
     step = step_of("mutual_choice", dead, density=(~dead).float())
@@ -249,6 +286,7 @@ def test_anneal():
         (lambda: value(sk.auxk(), step_of("switch")), "auxk ranks all latents"),
         (lambda: value(sk.pre_act(), step_of("topk")), "learned threshold"),
         (lambda: value(sk.losses.matryoshka((4, 8)), step_of("topk")), r"end at 8.*d_sae=64"),
+        (lambda: value(sk.losses.matryoshka((4, zoo.F)), step_of("relu stack", torch.zeros(128).bool())), "use fvu"),
         (lambda: sk.tilted(-1.0), "t=-1"),
         (lambda: sk.resample(every=0), "every=0"),
         (lambda: sk.anneal(1, 0.2, 0.5, 0.5), "begin=0.5, finish=0.5"),

@@ -1,11 +1,13 @@
 """Every preset at a tiny size, and codes and objectives written out again with dense matrices and plain autograd."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
 from saekit import presets
 from saekit.coder import CoderStack, SparseCoder
-from saekit.losses import Objective, Step
+from saekit.losses import Objective, Step, ghost
 from saekit.nonlinearity import Gated, JumpReLU, ProLU, ReLU, Routed, TopK
 
 D, F, ROWS, K = 16, 64, 96, 4
@@ -40,9 +42,17 @@ PRESETS = {
     "cross_layer_transcoder": lambda: presets.cross_layer_transcoder(D, F, n_layers=SITES, l0=K),
     "cross_layer_transcoder tanh": lambda: presets.cross_layer_transcoder(D, F, n_layers=SITES, saturating=0.5),
     "meta_sae": lambda: presets.meta_sae(D, F, k=K),
+    "gated stack": lambda: (stack(lambda: Gated(F), unit_norm=True), presets.gated(D, F, sparsity=0.3)[1]),
+    "relu stack": lambda: (stack(ReLU), presets.relu(D, F, sparsity=0.3)[1] + 0.2 * ghost()),
 }
 RUNS_THE_MODEL = {"end_to_end", "formal"}  # their objectives need whole sequences; their coders do not
 WITHOUT_MODEL = [name for name in PRESETS if name not in RUNS_THE_MODEL]
+
+
+def stack(nonlinearity: Callable[[], nn.Module], **options: bool) -> CoderStack:
+    """Two layers, of which the first writes both."""
+    banks = [SparseCoder(D, F, nonlinearity(), d_out=D * (SITES - i), **options) for i in range(SITES)]
+    return CoderStack(banks, [D * i for i in range(SITES)])
 
 
 def made(name: str, seed: int = 0) -> tuple[SparseCoder | CoderStack, Objective]:
@@ -200,7 +210,8 @@ class _Dense:
         aux = self.aux(torch.where(self.dead, self.a, -torch.inf).detach(), int(self.dead.sum())) / 32
         if base in ("relu", "prolu") or name == "crosscoder":
             weight = 0.3 * SITES**0.5 if base == "crosscoder" else 0.3
-            return self.mse() + weight * self.ramp * (self.gate * self.n).sum(1).mean()
+            ghosts = 0.2 * self.ghosts() if option == "stack" else 0.0
+            return self.mse() + weight * self.ramp * (self.gate * self.n).sum(1).mean() + ghosts
         if base == "p_anneal":
             p = 1 - 0.8 * (self.progress - 0.2) / 0.7
             on = (self.gate > 0).float()
@@ -248,6 +259,15 @@ class _Dense:
     def fvu(self, y_hat: Tensor | None = None) -> Tensor:
         error = self.y - (self.y_hat if y_hat is None else y_hat)
         return error.square().sum() / (self.y - self.y.mean(0)).square().sum()
+
+    def ghosts(self) -> Tensor | float:
+        if not bool(self.dead.any()):
+            return 0.0
+        error = (self.y - self.y_hat).detach()
+        g = (self.a.exp() * self.dead) @ self.W
+        g = g * (error.norm(dim=1) / (2 * g.norm(dim=1))).detach()[:, None]
+        misfit = (error - g).square().sum(1).mean()
+        return misfit * (self.mse() / misfit).detach()
 
     def want(self) -> Tensor:
         density = torch.where(self.dead, 0.0, torch.linspace(0.002, 0.2, len(self.dead)))

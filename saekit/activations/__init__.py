@@ -2,6 +2,7 @@
 
 from .groups import angular_distances as angular_distances
 from .groups import layer_groups as layer_groups
+from .models import SideBySide as SideBySide
 from .rows import Rows as Rows
 from .stream import Activations as Activations
 from .stream import Batch as Batch

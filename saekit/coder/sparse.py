@@ -82,6 +82,18 @@ class SparseCoder(nn.Module):
         """What each bank reads of x."""
         return [x]
 
+    def split(self, codes: Codes) -> list[Codes]:
+        """The codes of each bank."""
+        return [codes]
+
+    def add_up(self, outputs: list[Float[Tensor, "rows _"]]) -> Float[Tensor, "rows d_out"]:
+        """y, from what each bank writes."""
+        return outputs[0]
+
+    def targets(self, y: Float[Tensor, "rows d_out"]) -> list[Float[Tensor, "rows _"]]:
+        """The part of y that each bank writes."""
+        return [y]
+
     def place(self, site: Site | None, model: dict | None, tokenizer: str | None) -> None:
         """Say where the coder belongs."""
         self.site, self.model, self.tokenizer = site, model, tokenizer

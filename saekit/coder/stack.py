@@ -84,6 +84,21 @@ class CoderStack(nn.Module):
         """What each bank reads of x."""
         return list(x.reshape(-1, self.d_in).split([bank.d_in for bank in self.banks], dim=1))
 
+    def split(self, codes: Codes) -> list[Codes]:
+        """The codes of each bank."""
+        return [codes.columns(first, last) for first, last in self._ranges()]
+
+    def add_up(self, outputs: list[Float[Tensor, "rows _"]]) -> Float[Tensor, "rows d_out"]:
+        """y, from what each bank writes."""
+        total = outputs[0].new_zeros(len(outputs[0]), self.d_out)
+        for y, start in zip(outputs, self.starts, strict=True):
+            total = total + nn.functional.pad(y, (start, self.d_out - start - y.shape[1]))
+        return total
+
+    def targets(self, y: Float[Tensor, "rows d_out"]) -> list[Float[Tensor, "rows _"]]:
+        """The part of y that each bank writes."""
+        return [y[:, start : start + bank.d_out] for bank, start in zip(self.banks, self.starts, strict=True)]
+
     def pre_activations(self, centred: Float[Tensor, "rows d_in"], fast: bool = False) -> Float[Tensor, "rows d_sae"]:
         """`(x - b_pre) W_enc + b_enc` of every bank, dense, of inputs with b_pre taken away."""
         parts = zip(self.banks, self.inputs(centred), strict=True)
@@ -103,12 +118,12 @@ class CoderStack(nn.Module):
         if codes.d_sae != self.d_sae:
             raise ValueError(f"the stack has {self.d_sae} latents, but the codes have {codes.d_sae}")
         inputs = [None] * len(self) if x is None else self.inputs(x)
-        parts = zip(self.banks, self._split(codes), inputs, strict=True)
-        return self._sum([bank.decode(part, read) for bank, part, read in parts])
+        parts = zip(self.banks, self.split(codes), inputs, strict=True)
+        return self.add_up([bank.decode(part, read) for bank, part, read in parts])
 
     def written(self, codes: Codes) -> Float[Tensor, "rows d_out"]:
         """What the latents write, without biases and skip connections."""
-        return self._sum([bank.written(part) for bank, part in zip(self.banks, self._split(codes), strict=True)])
+        return self.add_up([bank.written(part) for bank, part in zip(self.banks, self.split(codes), strict=True)])
 
     def norms(self) -> Float[Tensor, " d_sae"]:
         """`|W_dec[i]|` over all the layers latent i writes."""
@@ -156,12 +171,3 @@ class CoderStack(nn.Module):
         """The latents of each bank: from, to."""
         edges = [0, *torch.tensor([bank.d_sae for bank in self.banks]).cumsum(0).tolist()]
         return list(pairwise(edges))
-
-    def _split(self, codes: Codes) -> list[Codes]:
-        return [codes.columns(first, last) for first, last in self._ranges()]
-
-    def _sum(self, outputs: list[Float[Tensor, "rows _"]]) -> Float[Tensor, "rows d_out"]:
-        total = outputs[0].new_zeros(len(outputs[0]), self.d_out)
-        for y, start in zip(outputs, self.starts, strict=True):
-            total = total + nn.functional.pad(y, (start, self.d_out - start - y.shape[1]))
-        return total

@@ -14,12 +14,13 @@ import torch
 from tqdm.auto import tqdm
 
 from .labels import CONTEXT, IDENTITY, LABELS, Spans, python_spans
+from .retrieve import retrieve
 from .sources import HELD_OUT, Source, Text, open_source
 from .store import Corpus, open_saved, save
 from .windows import MIXED, Windows, fingerprint, pieces
 
 __all__ = ["CONTEXT", "HELD_OUT", "IDENTITY", "LABELS", "Corpus", "Text", "fingerprint", "load_corpus", "pieces"]
-__all__ += ["python_spans"]
+__all__ += ["python_spans", "retrieve"]
 
 _VERSION = 1  # of labels and file; another one labels anew
 _BATCH = 32  # texts

@@ -5,4 +5,5 @@ from .doctor import doctor as doctor
 from .fidelity import fidelity as fidelity
 from .recovery import planted_absorption as planted_absorption
 from .recovery import recovery as recovery
+from .sites import relative_norms as relative_norms
 from .twin import random_twin as random_twin

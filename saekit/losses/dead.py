@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from ..coder import CoderStack
+from ..coder import SparseCoder
 from ..codes import Support
 from ..nonlinearity import JumpReLU, largest_per_row
 from .fit import _unrouted, variance
@@ -84,21 +84,25 @@ def ghost() -> Objective:
     """`sum |e - g|^2` with `g = exp(a at dead latents) W_dec`, scaled to half the error's norm and to the MSE's size.
 
     The scales have no gradient (Anthropic, January 2024). A dense product on the dead columns only; zero while nothing
-    is dead. Exponents are cut at 20. Raises ValueError for a stack of coders.
+    is dead. Exponents are cut at 20. In a stack g is what the dead latents of all banks write together.
     """
 
     def term(s: Step) -> Tensor:
         _unrouted(s, "ghost")
-        if isinstance(s.coder, CoderStack):
-            raise ValueError("ghost works on one SparseCoder, not on a stack; auxk() does the same for a stack")
-        dead = torch.nonzero(s.dead).squeeze(1)
-        if not len(dead):
+        if not bool(s.dead.any()):
             return s.y_hat.new_zeros(())
         error = (s.y - s.y_hat).detach()
-        a = torch.addmm(s.coder.b_enc[dead], s.x - s.coder.b_pre, s.coder.W_enc[:, dead])
-        g = a.clamp(max=20).exp() @ s.coder.dictionary()[dead]
+        dead = s.dead.split([bank.d_sae for bank in s.coder.banks])
+        parts = zip(s.coder.banks, s.coder.inputs(s.x), dead, strict=True)
+        g = s.coder.add_up([_ghosts(bank, x, torch.nonzero(these).squeeze(1)) for bank, x, these in parts])
         g = g * (error.norm(dim=1) / (2 * g.norm(dim=1)).clamp(min=1e-8)).detach()[:, None]
         misfit = (error - g).square().sum(1).mean()
         return misfit * (error.square().sum(1).mean() / misfit.clamp(min=1e-12)).detach()
 
     return Objective((("ghost", 1.0, term),))
+
+
+def _ghosts(bank: SparseCoder, x: Tensor, dead: Tensor) -> Tensor:
+    """`exp(a) W_dec` of one coder's dead latents."""
+    a = torch.addmm(bank.b_enc[dead], x - bank.b_pre, bank.W_enc[:, dead])
+    return a.clamp(max=20).exp() @ bank.dictionary()[dead]

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..coder import CoderStack
+from ..coder import CoderStack, SparseCoder
 from ..codes import Codes, Support, decode
 from ..nonlinearity import largest_per_row
 from .objective import Objective, Step
@@ -62,15 +62,18 @@ def gate_mse() -> Objective:
     """
 
     def term(s: Step) -> Tensor:
-        coder = s.coder
-        if isinstance(coder, CoderStack):
-            raise ValueError("gate_mse works on one SparseCoder, not on a stack")
-        y_hat = decode(s.codes.with_values(s.codes.gate), coder.W_dec.detach()) + coder.b_dec.detach()
-        if coder.W_skip is not None:
-            y_hat = y_hat + s.x @ coder.W_skip.detach()
+        gates = s.coder.split(s.codes.with_values(s.codes.gate))
+        parts = zip(s.coder.banks, gates, s.coder.inputs(s.x), strict=True)
+        y_hat = s.coder.add_up([_held(bank, gate, x) for bank, gate, x in parts])
         return (s.y - y_hat).square().sum(1).mean()
 
     return Objective((("gate_mse", 1.0, term),))
+
+
+def _held(bank: SparseCoder, codes: Codes, x: Tensor) -> Tensor:
+    """What a coder writes, with no gradient to its decoder, its bias and its skip connection."""
+    y_hat = decode(codes, bank.W_dec.detach()) + bank.b_dec.detach()
+    return y_hat if bank.W_skip is None else y_hat + x @ bank.W_skip.detach()
 
 
 def matryoshka(widths: Sequence[int]) -> Objective:
@@ -79,13 +82,16 @@ def matryoshka(widths: Sequence[int]) -> Objective:
     `widths` ascend and end at d_sae (Bussmann et al. 2025, arXiv 2503.17547). The entries of a row lie in the order of
     their latents, so those of one level are neighbours: a single product of rows x levels gives what each level adds.
 
-    Raises ValueError for widths that do not ascend, and, at the first step, where they do not end at d_sae.
+    Raises ValueError for widths that do not ascend, and, at the first step, where they do not end at d_sae, and for a
+    stack: its first latents are its first bank.
     """
     widths = tuple(widths)
     if not widths or widths[0] < 1 or list(widths) != sorted(set(widths)):
         raise ValueError(f"widths={widths}: give at least one level, ascending from 1 or more")
 
     def term(s: Step) -> Tensor:
+        if isinstance(s.coder, CoderStack):
+            raise ValueError("matryoshka nests the latents of one coder, but this is a stack: use fvu() for a stack")
         if widths[-1] != s.codes.d_sae:
             raise ValueError(f"widths={widths} end at {widths[-1]}, but the coder has d_sae={s.codes.d_sae} latents")
         added = s.coder.written(_levels(s.codes, widths)).view(s.codes.n_rows, len(widths), -1)

@@ -5,6 +5,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..coder import SparseCoder
 from .objective import Objective, Step
 
 
@@ -13,19 +14,24 @@ def align(rows: int = 256) -> Objective:
 
     Mutual feature regularisation: features that several coders find are likelier the data's own (Marks et al. 2024,
     arXiv 2411.01220). The peers get no gradient here; their own objectives align them. A seeded draw of `rows` latents
-    stands for all of them at each step. Raises ValueError when the coder trains alone.
+    stands for all of them at each step. Stacks are aligned bank by bank. Raises ValueError when the coder trains alone.
     """
 
     def term(s: Step) -> Tensor:
         if not s.peers:
             raise ValueError("align needs peers: train several coders on one stream, sk.train([a, b], acts, [o, o])")
-        mine = F.normalize(s.coder.dictionary(), dim=1)
-        theirs = [F.normalize(peer.W_dec.detach(), dim=1) for peer in s.peers]
         draw = s.draw()
-        scores = [(_mmcs(mine, other, rows, draw) + _mmcs(other, mine, rows, draw)) / 2 for other in theirs]
+        pairs = [pair for peer in s.peers for pair in zip(s.coder.banks, peer.banks, strict=True)]
+        scores = [_agreement(F.normalize(a.dictionary(), dim=1), b, rows, draw) for a, b in pairs]
         return 1 - torch.stack(scores).mean()
 
     return Objective((("align", 1.0, term),))
+
+
+def _agreement(mine: Float[Tensor, "n d"], peer: SparseCoder, rows: int, draw: torch.Generator) -> Float[Tensor, ""]:
+    """MMCS both ways."""
+    other = F.normalize(peer.W_dec.detach(), dim=1)
+    return (_mmcs(mine, other, rows, draw) + _mmcs(other, mine, rows, draw)) / 2
 
 
 def _mmcs(a: Float[Tensor, "n d"], b: Float[Tensor, "m d"], rows: int, draw: torch.Generator) -> Float[Tensor, ""]:
