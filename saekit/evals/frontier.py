@@ -59,6 +59,12 @@ def point(name: str, scores: Mapping[str, float]) -> dict[str, Any]:
     return row | {"control": parts["variant"] in CONTROLS} | {column: float(scores[column]) for column in COLUMNS}
 
 
+def undominated(x: Sequence[float], y: Sequence[float]) -> list[bool]:
+    """Whether no other point is as small on both scales and smaller on one (the Pareto front)."""
+    points = list(zip(x, y, strict=True))
+    return [not any(a <= c and b <= d and (a, b) != (c, d) for a, b in points) for c, d in points]
+
+
 class Moments(NamedTuple):
     """What is known of a site before anything is spliced in."""
 
