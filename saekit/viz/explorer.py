@@ -116,14 +116,16 @@ def _gradients(data: Mapping[str, Any]) -> str:
     shown, taken = [], []
     for key, words, colour, dash in GRADIENTS:
         values = data[key]
-        if not any(values):
+        if not any(values) or (key == "gate_by_theta" and values == data["f_by_theta"]):
             continue
+        words += " and ∂gate/∂θ" if key == "f_by_theta" and values == data["gate_by_theta"] else ""
         drawn += _line(axes, data, values, colour, f'style="stroke-width:2.2" stroke-dasharray="{dash}"')
         y = axes.py(values[-1]) + 4
         while any(abs(y - other) < 13 for other in taken):
             y += 13
         taken.append(y)
-        drawn += text(axes.right + 5, y, words)
+        drawn += text(axes.right + 5, y, words.split(" and ")[0])
+        drawn += "".join(text(axes.right + 5, y + 13, f"and {more}") for more in words.split(" and ")[1:])
         shown.append(words)
     title = "What its gradient sees" if len(shown) > 1 else "Only the value has a gradient, the threshold has none"
     caption = (
@@ -131,7 +133,7 @@ def _gradients(data: Mapping[str, Any]) -> str:
         if data["variant"] == "JumpReLU"
         else "slope used in training"
     )
-    caption += "; gate: what penalties read" if "∂gate/∂θ" in shown else ""
+    caption += "; gate: what penalties read" if "gate" in "".join(shown) else ""
     return figure(
         title, caption, drawn + text(axes.right, BOX[3] + 34, "z", "end"), SIZE, f"{title}: {', '.join(shown)}"
     )
