@@ -1,5 +1,6 @@
 """How well a coder reconstructs activations, and what the model loses when it runs on the reconstruction."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -33,13 +34,35 @@ def fidelity(
 
     Raises ValueError when the corpus is of another tokenizer, or the coder of another site, width or model.
     """
-    check(model, coder, corpus)
-    chosen = _windows(corpus, tokens, seed)
-    sums = [_window_sums(model, coder, corpus, chosen[i : i + WINDOWS]) for i in range(0, len(chosen), WINDOWS)]
-    mean = sum(s["y_sum"] for s in sums) / sum(s["n"].sum() for s in sums)
-    ablated = [
-        _ablated_losses(model, coder, corpus, chosen[i : i + WINDOWS], mean) for i in range(0, len(chosen), WINDOWS)
-    ]
+    return fidelities(model, [coder], corpus, tokens=tokens, seed=seed)[0]
+
+
+def fidelities(
+    model: Any, coders: Sequence[SparseCoder], corpus: Corpus, *, tokens: int = 50_000, seed: int = 0
+) -> list[dict[str, float]]:
+    """`fidelity` of several coders of one site, on the same tokens; the passes without a coder run once for all.
+
+    Raises ValueError also where there is no coder, or where two sites differ.
+    """
+    check_all(model, coders, corpus)
+    chosen = drawn(corpus, tokens, seed)
+    batches = [batch_of(corpus, chosen[i : i + WINDOWS]) for i in range(0, len(chosen), WINDOWS)]
+    sums = [_window_sums(model, coders, *batch) for batch in batches]
+    mean = sum(s[0]["y_sum"] for s in sums) / sum(s[0]["n"].sum() for s in sums)
+    ablated = [_ablated_losses(model, coders[0], *batch, mean) for batch in batches]
+    return [_scored([s[i] for s in sums], ablated, mean, seed) for i in range(len(coders))]
+
+
+def check_all(model: Any, coders: Sequence[SparseCoder], corpus: Corpus) -> None:
+    """Raise ValueError unless there are coders, all of one site, and each fits model and corpus."""
+    for coder in coders:
+        check(model, coder, corpus)
+    if len(sites := {coder.site.name for coder in coders}) != 1:
+        found = f"{len(sites)} sites, {', '.join(sorted(sites))}" if sites else "no coder"
+        raise ValueError(f"{found}: give one or more coders, all of one site")
+
+
+def _scored(sums: list[dict[str, Any]], ablated: list[dict[str, Any]], mean: np.ndarray, seed: int) -> dict[str, float]:
     per_window = {k: np.concatenate([s[k] for s in sums]) for k in sums[0] if k not in ("y_sum", "on")}
     per_window |= {k: np.concatenate([s[k] for s in ablated]) for k in ablated[0]}
     on = sum(s["on"] for s in sums)
@@ -47,7 +70,8 @@ def fidelity(
     return {name: float(value) for name, value in scores.items()}
 
 
-def _windows(corpus: Corpus, tokens: int, seed: int) -> Int[np.ndarray, " n"]:
+def drawn(corpus: Corpus, tokens: int, seed: int) -> Int[np.ndarray, " n"]:
+    """Windows with about this many tokens, drawn without replacement, in the order of the corpus."""
     rows = corpus.mask.sum(1)
     order = np.random.default_rng(seed).permutation(np.flatnonzero(rows > 1))
     if not len(order):
@@ -55,35 +79,43 @@ def _windows(corpus: Corpus, tokens: int, seed: int) -> Int[np.ndarray, " n"]:
     return np.sort(order[: int(np.searchsorted(rows[order].cumsum(), tokens)) + 1])
 
 
-def _batch(corpus: Corpus, windows: np.ndarray) -> tuple[Int[Tensor, "batch pos"], Bool[Tensor, "batch pos"]]:
+def batch_of(corpus: Corpus, windows: np.ndarray) -> tuple[Int[Tensor, "batch pos"], Bool[Tensor, "batch pos"]]:
+    """(tokens, mask) of these windows."""
     return corpus.tokens[torch.from_numpy(windows)], torch.from_numpy(corpus.mask[windows])
 
 
 @torch.no_grad()
-def _window_sums(model: Any, coder: SparseCoder, corpus: Corpus, windows: np.ndarray) -> dict[str, Any]:
-    """Per window: sums over its tokens, in float64."""
-    tokens, mask = _batch(corpus, windows)
-    seen = capture(model, tokens, coder.site)
-    window = torch.arange(len(tokens))[:, None].expand_as(mask)[mask]
+def _window_sums(
+    model: Any, coders: Sequence[SparseCoder], tokens: Int[Tensor, "batch pos"], mask: Bool[Tensor, "batch pos"]
+) -> list[dict[str, Any]]:
+    """For each coder, per window: sums over its tokens, in float64."""
+    seen = capture(model, tokens, coders[0].site)
+    clean = model(tokens).log_softmax(-1)
+    return [_reconstruction(c, seen, mask) | _losses(model, c, tokens, mask, clean) for c in coders]
+
+
+def _reconstruction(coder: SparseCoder, seen: dict[str, Tensor], mask: Bool[Tensor, "batch pos"]) -> dict[str, Any]:
+    window = torch.arange(len(mask))[:, None].expand_as(mask)[mask]
     y = coder.site.targets(seen)[mask]
     y_hat, codes = coder(coder.site.inputs(seen)[mask])
     y, y_hat = y.double(), y_hat.double()
 
     def total(values: Tensor) -> np.ndarray:
-        return torch.zeros(len(tokens), dtype=torch.float64).index_add(0, window, values.double()).numpy()
+        return torch.zeros(len(mask), dtype=torch.float64).index_add(0, window, values.double()).numpy()
 
     return {
         "n": total(torch.ones(len(y))), "sse": total((y - y_hat).square().sum(1)), "ss": total(y.square().sum(1)),
-        "y_dot": torch.zeros(len(tokens), y.shape[1]).double().index_add(0, window, y).numpy(),
+        "y_dot": torch.zeros(len(mask), y.shape[1]).double().index_add(0, window, y).numpy(),
         "cosine": total(F.cosine_similarity(y, y_hat)),
         "l2_ratio": total(y_hat.norm(dim=1) / y.norm(dim=1).clamp(min=1e-8)),
         "l0": total(codes.on().offsets.diff()), "on": codes.counts().numpy(), "y_sum": y.sum(0).numpy(),
-    } | _losses(model, coder, tokens, mask)  # fmt: skip
+    }  # fmt: skip
 
 
-def _losses(model: Any, coder: SparseCoder, tokens: Tensor, mask: Tensor) -> dict[str, np.ndarray]:
+def _losses(
+    model: Any, coder: SparseCoder, tokens: Tensor, mask: Tensor, clean: Float[Tensor, "batch pos vocab"]
+) -> dict[str, np.ndarray]:
     """Loss of the model as it is and on the reconstruction, and the KL between them, summed per window."""
-    clean = model(tokens).log_softmax(-1)
     with splice(model, coder, keep_error=False, where=mask):
         spliced = model(tokens).log_softmax(-1)
     predicts = mask[:, 1:].double()  # position i predicts the token at i + 1
@@ -100,9 +132,8 @@ def _ce(log_probs: Float[Tensor, "batch pos vocab"], tokens: Tensor, predicts: T
 
 @torch.no_grad()
 def _ablated_losses(
-    model: Any, coder: SparseCoder, corpus: Corpus, windows: np.ndarray, mean: np.ndarray
+    model: Any, coder: SparseCoder, tokens: Tensor, mask: Tensor, mean: np.ndarray
 ) -> dict[str, np.ndarray]:
-    tokens, mask = _batch(corpus, windows)
     losses = {}
     for name, value in (("ce_zero", np.zeros_like(mean)), ("ce_mean", mean)):
         constant = _Constant(coder, torch.from_numpy(value).float())

@@ -1,7 +1,7 @@
 """Axes of a small SVG figure: where a value lies, the grid, lines and words. Hairlines, three to five ticks, no box."""
 
 from collections.abc import Iterable, Sequence
-from math import log10
+from math import ceil, floor, log10
 
 from .html import esc
 
@@ -79,3 +79,16 @@ def thin(values: Sequence, most: int = 120) -> list:
     """At most `most` of the values, evenly, the last one among them."""
     step = max(1, -(-len(values) // most))
     return [*values[:-1][::step], *values[-1:]]
+
+
+def ticks(low: float, high: float, log: bool = False, most: int = 6) -> list[float]:
+    """Round numbers within a range, evenly apart; on a log axis 1, 2 and 5 times powers of ten where three fit."""
+    if log:
+        decades = range(floor(log10(low)), ceil(log10(high)) + 1)
+        for steps in ((1,), (1, 2, 5), (1, 1.5, 2, 3, 5, 7)):
+            found = [m * 10.0**e for e in decades for m in steps if low <= m * 10.0**e <= high]
+            if len(found) >= 3:
+                return found[:: ceil(len(found) / most)]
+    step = 10 ** floor(log10((high - low) / most))
+    step = next(m * step for m in (1, 2, 5, 10) if (high - low) / (m * step) <= most)
+    return [step * i for i in range(ceil(low / step - 1e-9), floor(high / step + 1e-9) + 1)]

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Sequence
-from math import ceil
+from math import ceil, cos, pi, sin
 
 from .html import esc, fixed, piece
 
@@ -34,7 +34,22 @@ def shape(kind: str, r: float, x: float = 0, y: float = 0) -> str:
         return f"M{x - r:.1f} {y:.1f}a{r:.1f} {r:.1f} 0 1 0 {2 * r:.1f} 0a{r:.1f} {r:.1f} 0 1 0 {-2 * r:.1f} 0Z"
     if kind == "plus":
         return f"M{x:.1f} {y - r:.1f}v{2 * r:.1f}M{x - r:.1f} {y:.1f}h{2 * r:.1f}"
+    if kind == "down":
+        return f"M{x:.1f} {y + 1.15 * r:.1f}L{x + 1.1 * r:.1f} {y - 0.8 * r:.1f}H{x - 1.1 * r:.1f}Z"
+    if kind == "hourglass":
+        return f"M{x - r:.1f} {y - r:.1f}h{2 * r:.1f}l{-2 * r:.1f} {2 * r:.1f}h{2 * r:.1f}Z"
+    if kind == "pentagon":
+        return _round([1.15 * r] * 5, x, y)
+    if kind == "star":
+        return _round([1.6 * r, 0.7 * r] * 5, x, y)
     return f"M{x - r:.1f} {y - r:.1f}l{2 * r:.1f} {2 * r:.1f}M{x + r:.1f} {y - r:.1f}l{-2 * r:.1f} {2 * r:.1f}"
+
+
+def _round(radii: Sequence[float], x: float, y: float) -> str:
+    """A closed path through corners at these distances from (x, y), evenly turned, the first one straight up."""
+    turns = [2 * pi * i / len(radii) for i in range(len(radii))]
+    corners = [f"{x + r * sin(t):.1f} {y - r * cos(t):.1f}" for r, t in zip(radii, turns, strict=True)]
+    return f"M{'L'.join(corners)}Z"
 
 
 def painted(path: str, group: str, extra: str = "") -> str:

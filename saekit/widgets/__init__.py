@@ -2,7 +2,9 @@
 
 from .browser import FeatureBrowser as FeatureBrowser
 from .card import FeatureCard as FeatureCard
+from .explorer import ActivationExplorer as ActivationExplorer
 from .monitor import TrainMonitor as TrainMonitor
+from .pareto import ParetoPlot as ParetoPlot
 from .quiz import Quiz as Quiz
 from .quiz import StatusBar as StatusBar
 from .steer import SteerSlider as SteerSlider

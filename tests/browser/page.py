@@ -43,6 +43,11 @@ widgets.StatusBar(facts, warnings=("memory",))""",
     "steer": 'widgets.SteerSlider(model, coder, latent, "def area(width, ", maximum=features[latent].max)',
     "quiz": 'widgets.Quiz("Which is a latent?", ["a unit of the SAE", "a property of the data"], 0, "It is a unit.")',
     "prediction": 'widgets.Quiz("Will it be on?", ["yes", "no"])',
+    "pareto": """import pandas as pd
+rows = [("topk-16", "topk", 16.0, 0.2), ("topk-32", "topk", 32.0, 0.1)]
+rows += [("relu-32", "relu", 33.0, 0.15), ("pca-32", "pca", 32.0, 0.3)]
+frontier = pd.DataFrame(rows, columns=["name", "variant", "l0", "fvu"]).assign(control=lambda t: t.variant == "pca")
+widgets.ParetoPlot(frontier)""",
     "files": """from pathlib import Path
 shown = {"card": widgets.FeatureCard(features, latent), "browser": widgets.FeatureBrowser(features)}
 shown["strip"] = widgets.TokenStrip(model, coder, code, latent)

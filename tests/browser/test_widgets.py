@@ -190,6 +190,37 @@ def test_a_guess_is_marked_and_revealed(widget):
     expect(words).to_contain_text("0 of ")
 
 
+# -- many coders
+
+
+def test_points_are_found_by_pointer_and_keys_and_selected(widget):
+    plot = widget("pareto")
+    title, points, box = plot.locator(".sk-title"), plot.locator(".pp-hit"), plot.locator("svg rect[data-act]").first
+    expect(title).to_have_text("Lowest FVU: topk-32, 0.100 at L0 32.0; the control pca-32 has 0.300")
+    points.first.locator("> circle").hover()
+    expect(points.first.locator(".pp-cross")).to_have_css("opacity", "1")
+    points.first.locator("> circle").click()
+    expect(title).to_contain_text("topk-16: FVU 0.200")
+    expect(points.first).to_be_focused()
+    plot.page.keyboard.press("ArrowRight")
+    expect(points.nth(1)).to_be_focused()
+    expect(points.nth(1).locator(".pp-cross")).to_have_css("opacity", "1")
+    plot.page.keyboard.press("Enter")
+    expect(title).to_contain_text("topk-32: FVU 0.100")
+    area = box.bounding_box()
+    box.click(position={"x": area["width"] - 4, "y": area["height"] / 2})
+    expect(title).to_contain_text("relu-32: FVU 0.150")
+
+
+def test_variants_are_hidden_and_shown(widget):
+    plot = widget("pareto")
+    points = plot.locator(".pp-hit")
+    plot.locator('input[data-arg="topk"]').uncheck()
+    expect(points).to_have_count(2)
+    plot.locator('input[data-arg="topk"]').check()
+    expect(points).to_have_count(4)
+
+
 # -- one latent
 
 
