@@ -2,6 +2,7 @@
 
 from .browser import FeatureBrowser as FeatureBrowser
 from .card import FeatureCard as FeatureCard
+from .geometry import ToyGeometry as ToyGeometry
 from .monitor import TrainMonitor as TrainMonitor
 from .quiz import Quiz as Quiz
 from .quiz import StatusBar as StatusBar
