@@ -1,8 +1,8 @@
 """Every preset learns from its source, resumes as if unbroken, uses all its parameters, and says what clashes."""
 
-import sys
 from types import SimpleNamespace
 
+import IPython
 import pytest
 import torch
 import zoo
@@ -10,6 +10,7 @@ import zoo
 import saekit as sk
 from saekit import presets
 from saekit.activations import Batch
+from saekit.toy import Superposition
 from saekit.train import Learner
 
 D, F, K = 32, 64, 4
@@ -147,15 +148,21 @@ def test_layers_that_point_the_same_way_share_a_group(tiny_models, tiny_corpus):
         sk.layer_groups(model, tiny_corpus, 4)
 
 
-def test_in_a_notebook_what_no_monitor_can_show_still_trains(source, monkeypatch):
-    """A stack, and a source without a model, get the bar."""
-    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: SimpleNamespace(kernel=True)))
-    run = trained("cross_layer_transcoder", source("cross_layer_transcoder"), steps=2, progress=True)
-    assert run.steps == 2
-    coder, objective = presets.meta_sae(D, 12, k=2)
-    assert (
-        sk.train(coder, sk.Rows(torch.randn(50, D)), objective, **(OPTIONS | {"steps": 2, "progress": True})).steps == 2
-    )
+def test_in_a_notebook_every_source_and_coder_gets_a_monitor(source, monkeypatch):
+    """A stack, a source without a model, a toy."""
+
+    def pair(acts):
+        coder, objective = presets.meta_sae(D, 12, k=2)
+        return coder, acts, objective
+
+    shown = []
+    monkeypatch.setattr("IPython.display.display", shown.append)
+    monkeypatch.setattr(IPython, "get_ipython", lambda: SimpleNamespace(kernel=True))
+    stacked = trained("cross_layer_transcoder", source("cross_layer_transcoder"), steps=2, progress=True)
+    few = OPTIONS | {"steps": 2, "progress": True}
+    alone = [sk.train(*pair(acts), **few) for acts in (sk.Rows(torch.randn(50, D)), Superposition(12, D))]
+    assert [monitor.run for monitor in shown] == [stacked, *alone]
+    assert [monitor.html.count("<figure") for monitor in shown] == [5, 5, 6]
 
 
 @pytest.mark.parametrize("name", zoo.WITHOUT_MODEL)

@@ -114,6 +114,76 @@ def test_toys_that_cannot_be_are_named(options, words):
         toy.Superposition(4, 3, **options)
 
 
+# -- the bottleneck
+
+
+def test_the_bottleneck_computes_what_it_says():
+    model = toy.Bottleneck(4, 3, frequencies=[0.3, 0.6], importance=0.5, seed=1)
+    model.b = torch.randn(2, 4)
+    x = model.features(7)
+    for m in range(2):
+        W, b, total = model.W[m].double(), model.b[m].double(), 0.0
+        for row in x[m].double():
+            x_hat = (W.T @ (W @ row) + b).clamp(min=0)
+            total += sum(0.5**i * (row[i] - x_hat[i]) ** 2 for i in range(4))
+        assert model.losses(x)[m].item() == pytest.approx(total.item() / 7, rel=1e-5)
+
+
+def test_features_of_the_bottleneck_are_as_frequent_as_told():
+    model = toy.Bottleneck(6, 2, frequencies=[0.1, 0.4], correlation=-0.9)
+    x = model.features(40_000)
+    assert (x > 0).float().mean(1) == pytest.approx(np.array([[0.1] * 6, [0.4] * 6]), abs=0.01)
+    assert x[x > 0].mean().item() == pytest.approx(0.5, abs=0.01) and x.max() <= 1
+    together = np.corrcoef((x[1] > 0).double().T.numpy())
+    assert together[0, 1] < -0.5 and abs(together[0, 2]) < 0.03
+
+
+def test_dimensionality_of_known_shapes():
+    model = toy.Bottleneck(5, 2)
+    angle = torch.arange(5) * 2 * torch.pi / 5
+    model.W = 1.3 * torch.stack([angle.cos(), angle.sin()])[None]
+    torch.testing.assert_close(model.dimensionality(), torch.full((1, 5), 0.4))
+    model.W = torch.tensor([[[1.0, -1.0, 0, 0, 0], [0, 0, 2.0, 0, 0]]])
+    torch.testing.assert_close(model.dimensionality(), torch.tensor([[0.5, 0.5, 1, 0, 0]]))
+
+
+def test_rare_features_share_dimensions_and_frequent_ones_do_not():
+    """At 1 fewer than five features are kept; at 0.05 all five, as a pentagon. Importance decides which are kept."""
+    often, rarely = toy.Bottleneck(5, 2, frequencies=[1.0, 0.05]).train(500).W
+    assert (often.norm(dim=0) > 0.5).sum() < 5
+    assert rarely.norm(dim=0).numpy() == pytest.approx(1.15, abs=0.15)
+    unequal = toy.Bottleneck(5, 2, frequencies=1.0, importance=0.5).train(500)
+    assert (unequal.W[0].norm(dim=0) > 0.5).tolist() == [True, True, False, False, False]
+    angles = torch.atan2(*rarely).sort().values
+    gaps = torch.cat([angles.diff(), angles[:1] - angles[-1:] + 2 * torch.pi])
+    assert gaps.numpy() == pytest.approx(2 * np.pi / 5, abs=0.1)
+
+
+def test_training_goes_on_from_the_weights_there_are_and_is_seeded():
+    one, same, other = (toy.Bottleneck(5, 2, seed=seed).train(40) for seed in (0, 0, 1))
+    assert torch.equal(one.W, same.W) and not torch.equal(one.W, other.W)
+    x = one.features(20_000)
+    before, W = one.losses(x), one.W
+    one.train(200)
+    assert one.losses(x) < before and not torch.equal(one.W, W)
+    assert not one.W.requires_grad
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"d_hidden": 0}, "d_hidden=0"),
+        ({"frequencies": 0.0}, "frequencies=0.0"),
+        ({"frequencies": [0.1, 1.2]}, "1.2"),
+        ({"importance": 0.0}, "importance=0.0"),
+        ({"correlation": 1.0}, "correlation=1.0"),
+    ],
+)
+def test_bottlenecks_that_cannot_be_are_named(options, words):
+    with pytest.raises(ValueError, match=words):
+        toy.Bottleneck(5, **options)
+
+
 # -- formal languages
 
 

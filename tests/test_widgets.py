@@ -7,9 +7,10 @@ import pytest
 import torch
 
 import saekit as sk
-from saekit import presets, widgets
+from saekit import presets, toy, widgets
 from saekit.explain import token_change, vocab_proj
 from saekit.explain.output import mean_log_probs, prompts, random_direction
+from saekit.viz.geometry import form
 from saekit.widgets.reading import below_threshold, end_of, read
 from tests.test_viz import HOSTILE, is_harmless
 
@@ -72,9 +73,15 @@ def slider(model, coder):
     return widgets.SteerSlider(model, coder, 3, "def f(", maximum=2.0)
 
 
+@pytest.fixture(scope="module")
+def geometry():
+    return widgets.ToyGeometry(5, 0.05)
+
+
 @pytest.fixture
-def every(strip, card, browser, slider, acts):
+def every(strip, card, browser, slider, acts, geometry):
     others = [widgets.Quiz("q?", ["a", "b"], 0, "why"), widgets.StatusBar({"model": "m"}), widgets.TrainMonitor(acts)]
+    others.append(geometry)
     return [strip, card, browser, slider, *others]
 
 
@@ -465,9 +472,141 @@ def test_the_pca_of_the_monitor_is_sklearns(acts):
     from sklearn.decomposition import PCA
 
     probe = widgets.TrainMonitor(acts)._probe
-    x = probe._read()[0].numpy()
+    x = probe.rows().numpy()
     truth = 1 - PCA(6, svd_solver="full").fit(x).explained_variance_ratio_.sum()
     assert probe.pca(6) == pytest.approx(truth, rel=1e-4)
+
+
+def test_a_monitor_of_a_toy_shows_its_answer_key():
+    source = toy.Superposition(16, 8, frequencies=0.1, tokens=40_000)
+    monitor = widgets.TrainMonitor(source, startable=False)
+    torch.manual_seed(0)
+    coder, objective = presets.topk(8, 24, k=2)
+    run = sk.train(coder, source, objective, batch_size=400, progress=monitor)
+    data = monitor.compute()
+    best = (source.dictionary @ torch.nn.functional.normalize(run.coder.W_dec, dim=1).T).max(1).values
+    assert data["cosines"][-1][1] == pytest.approx(best.quantile(0.5).item(), abs=1e-4)
+    assert data["probe"]["found"] == (best > 0.95).sum()
+    assert f"{data['probe']['found']} of 16 true features are found" in monitor.html
+    assert monitor.html.count("<figure") == 6
+    assert data["best"] is None and data["labels"] == {}
+    assert "token" not in monitor.html and "rows/s" in monitor.html
+
+
+def test_a_toy_run_is_started_by_hand_with_a_penalty():
+    monitor = widgets.TrainMonitor(toy.Superposition(6, 3))
+    monitor.set_state(d_sae=1, steps=0, batch_size=0, sparsity=4)
+    assert monitor.settings() == {"lr": 1e-2, "sparsity": 10, "d_sae": 10, "batch_size": 256, "steps": 100}
+    monitor.act("start", "")
+    assert monitor.run.coder.d_sae == 10 and isinstance(monitor.run.coder.nonlinearity, sk.ReLU)
+    assert monitor.compute()["state"] == "done"
+
+
+def test_a_monitor_of_rows_and_of_a_stack_stops_as_any():
+    rows = sk.Rows(torch.randn(60, 8))
+    stack = sk.CoderStack([sk.SparseCoder(4, 12, sk.TopK(2)) for _ in range(2)], [0, 4])
+    monitor = widgets.TrainMonitor(rows, startable=False)
+
+    def stop(moment):
+        if moment.step == 7:
+            monitor._hear(monitor, {"act": "stop"}, [])
+
+    run = sk.train(stack, rows, sk.fvu(), steps=20, batch_size=30, on_step=stop, progress=monitor)
+    assert run.stopped and run.steps == 7 and monitor.run is run
+    assert "2 coders" in monitor.html and "24 latents" in monitor.html and "a matrix of rows" in monitor.html
+    assert monitor.compute()["target_l0"] == 4  # 2 of each
+    assert monitor.html.count("<figure") == 5
+
+
+def test_a_stack_on_text_is_scored_by_labels_and_a_transcoder_has_no_pca(model):
+    from saekit.corpus import python_spans
+
+    sources = [f'def g{i}(a):\n    """Doc {i}."""\n    # a note, {i}\n    return ["s", a]\n' * 3 for i in range(99)]
+    corpus = sk.load_corpus(model, sources, labels=[python_spans(s) for s in sources])
+    site = sk.Site(("blocks.0.mlp.hook_in", "blocks.1.mlp.hook_in"), ("blocks.0.hook_mlp_out", "blocks.1.hook_mlp_out"))
+    acts = sk.Activations(model, site, corpus)
+    monitor = widgets.TrainMonitor(acts, startable=False)
+    stack, objective = presets.per_layer_transcoders(acts.d_in // 2, 48, 2, k=4)
+    sk.train(stack, acts, objective, steps=8, batch_size=128, progress=monitor)
+    data = monitor.compute()
+    assert data["labels"] and data["best"]["latent"] < 96
+    assert data["pca"] is None
+    assert monitor.html.count("<figure") == 6
+
+
+# -- toy geometry
+
+
+def test_a_pentagon_is_found_and_named(geometry):
+    data = geometry.compute()
+    assert "All 5 features are kept, as a pentagon" in geometry.html
+    W = geometry.model.W[0]
+    torch.testing.assert_close(torch.tensor(data["gram"]), W.T @ W)
+    assert sum(data["dimensionality"]) == pytest.approx(2, abs=0.02)
+    assert data["kept"] > data["two"] == pytest.approx(0.4)
+
+
+def test_a_setting_trains_on_and_the_same_one_does_not(geometry):
+    model = geometry.model
+    geometry.draw()
+    geometry.to_html()
+    assert geometry.model is model
+    geometry.act("n_features", 1)
+    assert geometry.state["n_features"] == 3 and geometry.model.n_features == 3
+    before = geometry.model.W
+    geometry.act("frequency", 5)
+    assert geometry.state["frequency"] == 0.02
+    # Trained on: the three directions have not been dealt anew.
+    near = torch.nn.functional.cosine_similarity(before[0], geometry.model.W[0], dim=0)
+    assert near.min() > 0.8
+    geometry.act("again", "")
+    assert geometry.state["seed"] == 1 and not torch.equal(geometry.model.W, before)
+    geometry.set_state(n_features=5, frequency=0.05, seed=0)
+
+
+def test_a_decoder_is_matched_to_the_columns():
+    geometry = widgets.ToyGeometry(4, 0.02, sae=True)
+    data = geometry.compute()
+    W, rows = geometry.model.W[0], geometry.dictionary
+    kept = int((W.norm(dim=0) > 0.5).sum())
+    assert len(rows) == 4 and len(data["pairs"]) == kept
+    assert len({latent for _, latent, _ in data["pairs"]}) == kept
+    for feature, latent, near in data["pairs"]:
+        assert near == pytest.approx(float(torch.cosine_similarity(W[:, feature], rows[latent], dim=0)), abs=1e-5)
+    found = sum(near > 0.95 for _, _, near in data["pairs"])
+    assert f"SAE: {found} of {kept} kept directions found" in geometry.html
+    model = geometry.model
+    geometry.act("sae", False)
+    assert geometry.dictionary is None and geometry.model is model
+    assert "dashed" not in geometry.html
+
+
+def test_shapes_have_names_only_where_they_hold():
+    def lying(*degrees):
+        angles = np.radians(degrees)
+        return form([[float(np.cos(a)), float(np.sin(a))] for a in angles])
+
+    assert lying(10, 100) == ", at a right angle"
+    assert lying(10, 190) == ", as an opposite pair"
+    assert lying(10, 60) == ""
+    assert lying(0, 120, 240) == ", as a triangle"
+    assert lying(5, 95, 185, 275) == ", as two opposite pairs"
+    assert lying(*(72 * i - 30 for i in range(5))) == ", as a pentagon"
+    assert lying(0, 60, 180, 240) == ", not evenly spread"
+    assert lying(20) == lying() == ""
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [({"n_features": 9}, "n_features=9"), ({"frequency": 0.07}, "0.05"), ({"importance": 2}, "choose one of 1")],
+)
+def test_a_geometry_that_cannot_be_is_refused(setting, words, geometry):
+    before = geometry.state
+    with pytest.raises(ValueError, match=words):
+        widgets.ToyGeometry(**setting)
+    with pytest.raises(ValueError, match=words):
+        geometry.set_state(**setting)
+    assert geometry.state == before
 
 
 # -- what a latent does to the output

@@ -1,5 +1,6 @@
-"""Data with known answers: superposed features with their true dictionary, and formal languages with exact labels."""
+"""What has a known answer: superposition, in a model and in data with their dictionary; languages with exact labels."""
 
+from .bottleneck import Bottleneck as Bottleneck
 from .languages import DYCK as DYCK
 from .languages import EXPRESSIONS as EXPRESSIONS
 from .languages import LANGUAGES as LANGUAGES

@@ -103,12 +103,7 @@ class Superposition:
         return f, f @ self.dictionary + self.noise * torch.randn(BLOCK, self.d_in, generator=draw)
 
     def _on(self, draw: torch.Generator) -> Tensor:
-        z = torch.randn(BLOCK, self.n_features, generator=draw)
-        pairs = self.n_features // 2 * 2
-        if self.correlation:
-            rho = self.correlation
-            z[:, 1:pairs:2] = rho * z[:, 0:pairs:2] + (1 - rho**2) ** 0.5 * z[:, 1:pairs:2]
-        on = z < self._bounds
+        on = pair_up(torch.randn(BLOCK, self.n_features, generator=draw), self.correlation) < self._bounds
         for child in self._generations:
             on[:, child] &= on[:, self.parents[child]]
         return on
@@ -155,6 +150,14 @@ class _Nowhere:
     """There is no language model behind a toy: only the few facts that a saved coder records."""
 
     cfg: SimpleNamespace
+
+
+def pair_up(z: Float[Tensor, "*batch features"], rho: float) -> Float[Tensor, "*batch features"]:
+    """Normal variables with the pairs (0, 1), (2, 3), ... correlated by rho, in place; each stays normal."""
+    pairs = z.shape[-1] // 2 * 2
+    if rho:
+        z[..., 1:pairs:2] = rho * z[..., 0:pairs:2] + (1 - rho**2) ** 0.5 * z[..., 1:pairs:2]
+    return z
 
 
 def zipf(n: int, l0: float, exponent: float = 1.0, most: float = 0.5) -> Float[Tensor, " n"]:

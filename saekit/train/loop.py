@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 from tqdm.auto import tqdm
 
-from ..activations import Activations, Batch, Source, Windows
+from ..activations import Batch, Source, Windows
 from ..coder import CoderStack, SparseCoder
 from ..losses import Objective
 from .checkpoint import Checkpoint
@@ -108,7 +108,7 @@ def train(
     saved = None if checkpoint is None else Checkpoint(Path(checkpoint), settings)
     done, plan = saved.restore(learners, plan) if saved else (0, plan)
     fast = plan["precision"] == "bfloat16"
-    monitor = _monitor(coders[0], acts, progress)
+    monitor = _monitor(acts, progress)
     bar = tqdm(total=steps, initial=done, disable=bool(monitor) or not progress, desc="training", unit="step")
     if monitor:
         monitor.begin(coders[0], steps, batch_size, plan["threads"])
@@ -154,12 +154,10 @@ def _steps(learners: list[Learner], batch: Batch | Windows, done: int, fast: boo
     return all(finite)
 
 
-def _monitor(coder: Coder, acts: Source, progress: Any) -> Any:
-    """The monitor that was given, a new one in a notebook, else None. It shows one coder of a model's activations."""
+def _monitor(acts: Source, progress: Any) -> Any:
+    """The monitor that was given, a new one in a notebook, else None. Of several coders it shows the first."""
     if not isinstance(progress, bool):
         return progress
-    if not isinstance(coder, SparseCoder) or not isinstance(acts, Activations):
-        return None
     shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
     if not progress or getattr(shell, "kernel", None) is None:
         return None

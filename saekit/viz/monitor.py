@@ -44,7 +44,7 @@ def _finding(run: Mapping[str, Any]) -> str:
     if fvu and fvu[-1] >= 1:
         explained = f"worse than always giving the mean (FVU {fixed(fvu[-1], 1)})"
     l0 = (run["history"].get("l0") or [None])[-1]
-    by = f" by {fixed(l0, 1)} latents per token" if l0 is not None else ""
+    by = f" by {fixed(l0, 1)} latents per {run['unit']}" if l0 is not None else ""
     return {
         "ready": "Ready to train",
         "running": f"Training: {explained}{by}" if fvu else "Training begins",
@@ -109,7 +109,7 @@ def _message(run: Mapping[str, Any]) -> str:
 def _figures(run: Mapping[str, Any]) -> str:
     if not run["history"].get("fvu"):
         return '<div class="sk-empty"><b>No step yet</b><span>The first figures come after a few steps.</span></div>'
-    parts = [_fvu(run), _l0(run), _dead(run), _density(run), _labels(run), _norms(run)]
+    parts = [_fvu(run), _l0(run), _dead(run), _density(run), _labels(run), _cosines(run), _norms(run)]
     return f'<div class="sk-cols tm">{"".join(part for part in parts if part)}</div>'
 
 
@@ -159,7 +159,7 @@ def _fvu(run: Mapping[str, Any]) -> str:
     words = "is falling fast" if ys[-1] < 0.8 * before else "has hardly begun to fall" if len(full) < 8 else falling
     words = "is above 1: worse than the mean" if ys[-1] >= 1 and len(full) > 1 else words
     pale_words = "; pale: last run" if ghost else ""
-    return figure(f"Unexplained variance {words}", f"FVU by tokens, log axis{pale_words}", drawn, SIZE)
+    return figure(f"Unexplained variance {words}", f"FVU by {run['unit']}s, log axis{pale_words}", drawn, SIZE)
 
 
 def _l0(run: Mapping[str, Any]) -> str:
@@ -171,12 +171,12 @@ def _l0(run: Mapping[str, Any]) -> str:
     ticks = [(top * i / 3, fixed(top * i / 3, 0)) for i in range(4)]
     drawn = axes.grid(ticks) + _floor(axes, run) + (axes.level(target) if target else "")
     drawn += axes.line(xs, ys) + _last(axes, xs, ys, fixed(ys[-1], 1), below=True)
-    title = f"{fixed(ys[-1], 1)} latents are on per token"
+    title = f"{fixed(ys[-1], 1)} latents are on per {run['unit']}"
     if target:
         off = ys[-1] / target - 1
         where = "holds at" if abs(off) < 0.05 else "is above" if off > 0 else "is below"
-        title = f"L0 {where} its target of {fixed(target, 0)}"
-    return figure(title, "latents on per token", drawn, SIZE)
+        title = f"L0 {where} its target of {target:g}"
+    return figure(title, f"latents on per {run['unit']}", drawn, SIZE)
 
 
 def _dead(run: Mapping[str, Any]) -> str:
@@ -215,7 +215,7 @@ def _density(run: Mapping[str, Any]) -> str:
     drawn += axes.floor([(-0.5, "off"), (4, "0.01"), (8, "0.1"), (12, "1"), (16, "10"), (20, f"100{THIN}%")])
     low, high = probe["density_range"]
     title = f"Most latents fire on {percent(low)} to {percent(high)}"
-    return figure(title, f"latents per bin of density, log axis; {count(n)} held-out tokens", drawn, SIZE)
+    return figure(title, f"latents per bin of density, log axis; {count(n)} {run['seen']}", drawn, SIZE)
 
 
 def _labels(run: Mapping[str, Any]) -> str:
@@ -255,19 +255,35 @@ def _apart(places: list[float], gap: float, lowest: float) -> list[float]:
     return out
 
 
+def _cosines(run: Mapping[str, Any]) -> str:
+    """How near the true features the dictionary has come: a toy's answer key."""
+    rows, probe = run["cosines"], run["probe"]
+    if not rows:
+        return ""
+    axes = _axes(run, (0, 1))
+    drawn = axes.grid([(0, "0"), (0.5, "0.5"), (1, "1")]) + _floor(axes, run)
+    drawn += _band(axes, thin(run["label_tokens"]), rows, fixed(rows[-1][1]), below=True) + axes.level(probe["bar"])
+    title = f"{probe['found']} of {probe['n_features']} true features are found"
+    return figure(title, f"best cosine of each: median, 10th to 90th percentile; dotted: {probe['bar']}", drawn, SIZE)
+
+
+def _band(axes: Axes, xs: list[float], rows: Sequence[Sequence[float]], words: str, below: bool = False) -> str:
+    """Low, middle and high: a band, a line, and the newest value."""
+    low, middle, high = (thin([row[i] for row in rows]) for i in range(3))
+    down = axes.path(xs[::-1], low[::-1]).replace("M", "L", 1)
+    band = f'<path d="{axes.path(xs, high)}{down}Z" fill="var(--sk-mark-soft)" opacity=".7"/>'
+    return band + axes.line(xs, middle) + _last(axes, xs, middle, words, below)
+
+
 def _norms(run: Mapping[str, Any]) -> str:
     rows = run["norms"]
     if not rows:
         return ""
-    xs = thin(run["label_tokens"])
-    low, middle, high = (thin([row[i] for row in rows]) for i in range(3))
+    low, _, high = zip(*rows, strict=True)
     top = max(2.0, 1.2 * max(high))
     axes = _axes(run, (0, top))
-    up = axes.path(xs, high)
-    down = axes.path(xs[::-1], low[::-1]).replace("M", "L", 1)
     drawn = axes.grid([(0, "0"), (top / 2, fixed(top / 2, 1)), (top, fixed(top, 1))]) + _floor(axes, run)
-    drawn += f'<path d="{up}{down}Z" fill="var(--sk-mark-soft)" opacity=".7"/>{axes.line(xs, middle)}'
-    drawn += _last(axes, xs, middle, fixed(middle[-1]))
+    drawn += _band(axes, thin(run["label_tokens"]), rows, fixed(rows[-1][1]))
     same = max(high) - min(low) < 0.02
     title = "Decoder norms are held at 1" if same else f"Decoder norms run from {fixed(low[-1])} to {fixed(high[-1])}"
     return figure(title, "median; band from the 10th to the 90th percentile", drawn, SIZE)
@@ -295,7 +311,7 @@ def _lower(run: Mapping[str, Any]) -> str:
 
 def _foot(run: Mapping[str, Any]) -> str:
     speed = run["step"] * run["batch_size"] / run["seconds"] if run["seconds"] else 0
-    facts = [f"<b>{count(round(speed, -2))}</b> tokens/s"] if run["step"] else []
+    facts = [f"<b>{count(round(speed, -2))}</b> {run['unit']}s/s"] if run["step"] else []
     facts += [esc(fact) for fact in run["facts"]]
     spans = "".join(f"<span>{fact}</span>" for fact in facts)
     return f'<div class="sk-foot">{spans}<span class="sk-push">drawn at most twice a second</span></div>'
