@@ -2,12 +2,13 @@
 
 import html
 import json
+import math
 import multiprocessing
 import platform
 import resource
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -90,3 +91,47 @@ def _bars(title: str, rows: list[dict[str, Any]], bar: str) -> str:
         )
     return (f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 800 {44 + 26 * len(rows)}" font-family="sans-serif" '
             f'font-size="13"><rect width="100%" height="100%" fill="#fff"/>{"".join(parts)}</svg>\n')  # fmt: skip
+
+
+COLOURS = ("#0072b2", "#d55e00", "#555555", "#009e73")
+MARKS = ("circle", "square", "diamond", "circle")
+
+
+def curves(name: str, title: str, x_name: str, x: Sequence[float], y_name: str, series: dict[str, list[float]]) -> None:
+    """results/name.svg: lines over x, both axes logarithmic, with a grid at the x values and at powers of ten."""
+    low, high = (
+        math.floor(math.log10(min(map(min, series.values())))),
+        math.ceil(math.log10(max(map(max, series.values())))),
+    )
+
+    def at(a: float, b: float) -> tuple[float, float]:
+        right = (math.log(a) - math.log(x[0])) / (math.log(x[-1]) - math.log(x[0]))
+        return 70 + 480 * right, 340 - 280 * (math.log10(b) - low) / (high - low)
+
+    parts = [f'<text x="8" y="20" font-weight="600">{html.escape(title)}</text>']
+    for value in x:
+        left, _ = at(value, 10**low)
+        parts.append(f'<path d="M{left:.1f} 60V340" stroke="#ddd"/>')
+        parts.append(f'<text x="{left:.1f}" y="358" text-anchor="middle">{value:,}</text>')
+    for power in range(low, high + 1):
+        _, top = at(x[0], 10**power)
+        parts.append(f'<path d="M70 {top:.1f}H550" stroke="#ddd"/>')
+        parts.append(f'<text x="62" y="{top + 4:.1f}" text-anchor="end">{10**power:,}</text>')
+    parts += [f'<text x="310" y="380" text-anchor="middle">{x_name}</text>', f'<text x="8" y="46">{y_name}</text>']
+    for i, (label, values) in enumerate(series.items()):
+        points = [at(a, b) for a, b in zip(x, values, strict=True)]
+        line = " ".join(f"{a:.1f},{b:.1f}" for a, b in points)
+        parts.append(f'<polyline points="{line}" fill="none" stroke="{COLOURS[i]}" stroke-width="2"/>')
+        parts += [_mark(MARKS[i], COLOURS[i], a, b) for a, b in [*points, (78, 404 + 20 * i)]]
+        parts.append(f'<text x="92" y="{408 + 20 * i}">{html.escape(label)}</text>')
+    height = 414 + 20 * len(series)
+    svg = (f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 640 {height}" font-family="sans-serif" '
+           f'font-size="13"><rect width="100%" height="100%" fill="#fff"/>{"".join(parts)}</svg>\n')  # fmt: skip
+    (RESULTS / f"{name}.svg").write_text(svg)
+
+
+def _mark(shape: str, colour: str, x: float, y: float) -> str:
+    if shape == "circle":
+        return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{colour}"/>'
+    turn = f' transform="rotate(45 {x:.1f} {y:.1f})"' if shape == "diamond" else ""
+    return f'<rect x="{x - 3.5:.1f}" y="{y - 3.5:.1f}" width="7" height="7" fill="{colour}"{turn}/>'

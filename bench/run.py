@@ -5,12 +5,16 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from bench import features, harvest, notebooks, training, widgets
+from bench import features, growth, harvest, notebooks, peers, training, widgets
 
 BENCHMARKS = {
     "harvest": harvest.main,
     "features": features.main,
     "training": training.main,
+    "growth": growth.main,
+    "peers_fvu": peers.fvu,
+    "peers": peers.speed,
+    "peers_quality": peers.quality,
     "widgets": widgets.main,
     "notebooks": notebooks.main,
 }

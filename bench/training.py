@@ -1,7 +1,7 @@
 """Training: the sparse step against the dense one, at d_in 256, d_sae 8,192, k 32, batch 4,096."""
 
 import itertools
-from typing import Any
+from statistics import median
 
 import torch
 from torch import Tensor
@@ -9,9 +9,9 @@ from torch import Tensor
 import saekit as sk
 from bench.baselines import DenseLearner, DenseTopK
 from bench.measure import interleaved, peak_mb, ratio, report
+from bench.race.ours import sparse_start
 from saekit import presets
 from saekit.activations import Batch
-from saekit.nonlinearity import threshold_for
 from saekit.train import Learner, geometric_median
 
 D, F, K, B = 256, 8192, 32, 4096
@@ -38,9 +38,9 @@ def dense(x: Tensor, along: str = "token") -> DenseLearner:
     return DenseLearner(coder, LR)
 
 
-def sparse(x: Tensor, preset: Any = presets.topk) -> Learner:
+def sparse(x: Tensor) -> Learner:
     torch.manual_seed(0)
-    learner = Learner(*preset(D, F, K), steps=10**9, lr=LR, dead_after=1.0)
+    learner = Learner(*presets.topk(D, F, K), steps=10**9, lr=LR, dead_after=1.0)
     start = x[:B]
     learner.begin(Batch(start, start))
     learner.every = 10**9  # no history while the clock runs
@@ -70,9 +70,8 @@ def speed() -> None:
         seconds_all[name] = seconds
         for way in seconds:
             times = ratio(seconds, "dense fp32", way)
-            median = sorted(seconds[way])[len(seconds[way]) // 2]
-            rows.append({"step": f"{way}, {name}", "tokens/s": B / median, "times faster": times["median"],
-                         "low": times["low"], "high": times["high"]})  # fmt: skip
+            rows.append({"step": f"{way}, {name}", "tokens/s": B / median(seconds[way]),
+                         "times faster": times["median"], "low": times["low"], "high": times["high"]})  # fmt: skip
     title = "Training step, TopK, d_in 256, d_sae 8192, k 32, batch 4096"
     report("training_speed", title, rows, "times faster", {"seconds": seconds_all})
 
@@ -104,51 +103,64 @@ def _fvu(x: Tensor, y_hat: Tensor) -> float:
     return ((x - y_hat).square().sum() / (x - x.mean(0)).square().sum()).item()
 
 
+# What takes one matrix of inputs a step; where a penalty makes the codes, past the first, crowded steps of a run.
+ONE_SITE = (
+    "topk", "batch_topk", "mutual_choice", "feature_choice", "switch", "matryoshka", "specialized", "feature_aligned",
+    "meta_sae", "transcoder", "skip_transcoder", "jumprelu", "relu", "gated", "prolu", "p_anneal",
+)  # fmt: skip
+BY_PENALTY = ("jumprelu", "relu", "gated", "prolu", "p_anneal")
+
+
+def learners_of(name: str, x: Tensor) -> list[Learner]:
+    """The learners of a preset at L0 32; `feature_aligned` has two, the others one."""
+    torch.manual_seed(0)
+    options = {} if name in BY_PENALTY else {"k": K}
+    made = [one if isinstance(one, list) else [one] for one in getattr(presets, name)(D, F, **options)]
+    learners = [Learner(c, o, steps=10**9, lr=LR, dead_after=1.0) for c, o in zip(*made, strict=True)]
+    for learner in learners:
+        learner.begin(Batch(x, x))
+        learner.every = 10**9
+        learner.peers = tuple(other.coder for other in learners if other is not learner)
+        if name in BY_PENALTY:
+            sparse_start(learner.coder, x, K)
+    return learners
+
+
 def train_on_noise(name: str) -> None:
     """A few steps of one way, for its peak memory."""
     x, nothing = torch.randn(B, D), dead_mask(0.0)
-    torch.manual_seed(0)
     if name == "dense topk":
         learner = dense(x)
         for _ in range(3):
             learner.step(x, nothing)
     else:
-        learner = sparse(x, getattr(presets, name))
-        if name == "jumprelu":
-            settle(learner, x)
+        learners = learners_of(name, x)
         for _ in range(3):
-            step(learner, x, True, nothing)
+            all_step(learners, x)
 
 
-def settle(learner: Learner, x: Tensor) -> None:
-    """Thresholds where a run has them most of the time: at the target L0, past the first, crowded steps."""
-    coder = learner.coder
-    with torch.no_grad():
-        coder.nonlinearity.threshold.fill_(threshold_for([coder.pre_activations(x - coder.b_pre)], K))
+def all_step(learners: list[Learner], x: Tensor) -> None:
+    for learner in learners:
+        step(learner, x, True, dead_mask(0.0))
 
 
 def per_preset() -> None:
     x = activations(B)
-    rows = []
-    names = ("topk", "batch_topk", "jumprelu")
-    learners = {name: sparse(x, getattr(presets, name)) for name in names}
-    settle(learners["jumprelu"], x)
-    for learner in learners.values():
-        learner.lr = 0.0  # every repeat then times the same state
-    base = dense(x)
-    ways = {name: (lambda r=r: step(r, x, True, dead_mask(0.0))) for name, r in learners.items()}
+    base, ways = dense(x), {}
+    for name in ONE_SITE:
+        learners = learners_of(name, x)
+        for learner in learners:
+            learner.lr = 0.0  # every repeat then times the same state
+        ways[name] = lambda learners=learners: all_step(learners, x)
     ways["dense topk"] = lambda: base.step(x, dead_mask(0.0))
-    for name, seconds in interleaved(ways).items():
-        rows.append(
-            {
-                "preset": name,
-                "tokens/s": B / sorted(seconds)[len(seconds) // 2],
-                "peak MB": peak_mb(train_on_noise, name),
-            }
-        )
-    report(
-        "training_presets", "Training per preset, bf16 selection, d_in 256, d_sae 8192, batch 4096", rows, "tokens/s"
-    )
+    seconds = interleaved(ways)
+    rows = [
+        {"preset": name, "tokens/s": B / median(taken), "peak MB": peak_mb(train_on_noise, name),
+         "times dense topk": ratio(seconds, "dense topk", name)["median"]}
+        for name, taken in seconds.items()
+    ]  # fmt: skip
+    title = "Training per preset at L0 32, bf16 selection, d_in 256, d_sae 8192, batch 4096"
+    report("training_presets", title, rows, "tokens/s")
 
 
 def main() -> None:
