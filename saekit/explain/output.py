@@ -1,4 +1,4 @@
-"""Output-based explanation: the tokens a latent makes likelier, by its decoder row and by measurement."""
+"""Output-based explanation by measurement: the tokens that become likelier when a latent is added."""
 
 from typing import Any
 
@@ -9,31 +9,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..coder import SparseCoder
-from ..corpus import Corpus, pieces
-from ..hooks import check_fit, splice
+from ..corpus import Corpus
+from ..hooks import capture, splice
 from ..nonlinearity import ReLU
 from ..steer import add
+from .lens import checked, ends
 
-
-@torch.no_grad()
-def vocab_proj(model: Any, coder: SparseCoder, latent: int, n: int = 10) -> pd.DataFrame:
-    """The n tokens whose logits a latent's decoder row raises most, and the n it lowers most; largest first.
-
-    `logit = (N(d) - N(0)) W_U`, centred over the vocabulary, with d the decoder row and N the model's final norm
-    (logit lens; Gur-Arieh et al. 2025). z: the same in standard deviations over the vocabulary. In early layers later
-    ones rewrite what the row says, so this is a guess there; `token_change` measures.
-
-    Raises ValueError for a latent out of range, and a coder that does not write to the residual stream.
-    """
-    check_fit(model, coder.site, coder, writes=True)
-    row = coder.W_dec[_checked(coder, latent)]
-    if len(row) != model.cfg.d_model:
-        raise ValueError(f"the coder writes width {len(row)}, but the residual stream has {model.cfg.d_model}")
-    directions = torch.stack([row, torch.zeros_like(row)])[None]
-    with_row, without = model.unembed(model.ln_final(directions))[0]
-    logits = (with_row - without).double()
-    logits -= logits.mean()
-    return _ends(model, logits, n, "logit").assign(z=lambda table: table.logit / logits.std().item())
+LOOKED_AT = 64  # windows in which the largest activation is looked for
 
 
 def token_change(
@@ -42,7 +24,8 @@ def token_change(
     latent: int,
     corpus: Corpus,
     *,
-    strength: float,
+    times: float = 1.0,
+    strength: float | None = None,
     n: int = 10,
     seed: int = 0,
     before: Float[Tensor, " vocab"] | None = None,
@@ -50,15 +33,37 @@ def token_change(
     """The n tokens that become likelier when a latent is added everywhere, and the n that become less likely.
 
     change: `mean log p(token | f_i + strength) - log p(token)` in nats over the tokens of a few corpus windows, the
-    coder's error kept (TokenChange, Gur-Arieh et al. 2025, with the error term left in). before: the second mean,
-    `mean_log_probs(model, prompts(corpus, seed))`, where it is known already. Raises ValueError for a latent out of
-    range and a corpus of another tokenizer.
+    coder's error kept (TokenChange, Gur-Arieh et al. 2025, with the error term left in). times: how strong, in units
+    of the largest activation of the latent in 64 windows of the corpus; or strength: in units of the activation.
+    before: the second mean, `mean_log_probs(model, prompts(corpus, seed))`, where it is known already.
+    Raises ValueError for a latent out of range, one that is never on in those windows, and a corpus of another
+    tokenizer.
     """
     corpus.check_model(model)
+    checked(coder, latent)
+    strength = times * _largest(model, coder, latent, corpus) if strength is None else strength
     ids = prompts(corpus, seed)
     before = mean_log_probs(model, ids) if before is None else before
-    after = mean_log_probs(model, ids, coder, _checked(coder, latent), strength)
-    return _ends(model, after - before, n, "change")
+    return ends(model, mean_log_probs(model, ids, coder, latent, strength) - before, n, "change")
+
+
+def _largest(model: Any, coder: SparseCoder, latent: int, corpus: Corpus) -> float:
+    """A latent's largest activation in windows that lie evenly over the corpus."""
+    some = corpus[np.unique(np.linspace(0, len(corpus) - 1, LOOKED_AT).astype(int))]
+    values = torch.cat([_values(model, coder, latent, some[i : i + 8]) for i in range(0, len(some), 8)])
+    if not len(values):
+        raise ValueError(
+            f"latent {latent} is never on in {len(some)} windows of {corpus.source!r}, so its maximum is not known "
+            "from them: give strength="
+        )
+    return float(values.max())
+
+
+@torch.no_grad()
+def _values(model: Any, coder: SparseCoder, latent: int, part: Corpus) -> Float[Tensor, " firings"]:
+    x = coder.site.inputs(capture(model, part.tokens, *coder.site.reads))[torch.from_numpy(part.mask)]
+    codes = coder.encode(x.to(coder.W_enc))
+    return codes.values[codes.latents == latent]
 
 
 def prompts(corpus: Corpus, seed: int = 0, windows: int = 8, length: int = 32) -> Int[Tensor, "windows length"]:
@@ -89,16 +94,3 @@ def random_direction(coder: SparseCoder, latent: int, seed: int = 0) -> SparseCo
         control.b_enc.fill_(-torch.inf)
     control.site, control.model, control.tokenizer = coder.site, coder.model, coder.tokenizer
     return control.eval().requires_grad_(False)
-
-
-def _checked(coder: SparseCoder, latent: int) -> int:
-    if latent not in range(coder.d_sae):
-        raise ValueError(f"latent {latent} is not in [0, {coder.d_sae}), the latents of this coder")
-    return int(latent)
-
-
-def _ends(model: Any, scores: Float[Tensor, " vocab"], n: int, name: str) -> pd.DataFrame:
-    """The n largest and the n smallest scores, largest first."""
-    order = scores.argsort(descending=True)
-    ids = torch.cat([order[:n], order[-n:]]).tolist()
-    return pd.DataFrame({"token": pieces(model.tokenizer, ids), "id": ids, name: scores[ids].tolist()})
