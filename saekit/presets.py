@@ -94,7 +94,7 @@ def jumprelu(
 
 
 def _l0_penalty(target: float, step: float | None) -> Objective:
-    return warmup(1.0, over=0.2) * target_l0(target) if step is None else warmup(step, over=1.0) * l0()
+    return warmup(0.5, over=0.2) * target_l0(target) if step is None else warmup(step, over=1.0) * l0()
 
 
 # --- a budget is given ---------------------------------------------------------------------------------------------

@@ -1,5 +1,7 @@
 """Objectives and their terms: the sparse path equals the equations written out densely, in value and gradient."""
 
+import math
+
 import pytest
 import torch
 import zoo
@@ -123,6 +125,19 @@ def test_l0_counts_and_tanh_saturates():
     torch.testing.assert_close(value(sk.l0(), step), counted)
     large = step.encoding._replace(codes=step.codes.with_values(step.codes.values * 1e6))
     torch.testing.assert_close(value(sk.tanh(), step._replace(encoding=large)), counted)
+
+
+@pytest.mark.parametrize("factor", [1 / 4, 1 / 2, 2.0, 4.0])
+def test_the_pull_to_a_target_l0_is_as_strong_from_below_as_from_above(factor):
+    """Adam remembers the pull from far above: a weaker one from below would not bring the thresholds back."""
+    step = step_of("jumprelu")
+    counted = ((step.codes.values > 0).sum() / zoo.ROWS).item()
+    loss = value(sk.target_l0(counted * factor), step)
+    assert loss.item() == pytest.approx(math.log(1 / factor) ** 2, abs=2e-2)
+    (pull,) = torch.autograd.grad(loss, step.codes.gate)
+    # d loss / d gate = 2 log(L0 / k) / (L0 rows), the same at k / 2 and 2 k but for its sign
+    expected = 2 * math.log(1 / factor) / (counted * zoo.ROWS)
+    torch.testing.assert_close(pull, torch.full_like(pull, expected), rtol=1e-2, atol=0)
 
 
 def test_load_is_balanced_at_1():
@@ -288,6 +303,7 @@ def test_anneal():
         (lambda: value(sk.losses.matryoshka((4, 8)), step_of("topk")), r"end at 8.*d_sae=64"),
         (lambda: value(sk.losses.matryoshka((4, zoo.F)), step_of("relu stack", torch.zeros(128).bool())), "use fvu"),
         (lambda: sk.tilted(-1.0), "t=-1"),
+        (lambda: sk.target_l0(0), "k=0"),
         (lambda: sk.resample(every=0), "every=0"),
         (lambda: sk.anneal(1, 0.2, 0.5, 0.5), "begin=0.5, finish=0.5"),
         (lambda: value(sk.kl(), step_of("topk")), "whole sequences"),

@@ -228,7 +228,7 @@ class _Dense:
             return self.fvu() + 0.01 * self.progress * self.gate.sum(1).mean() + aux
         if base in ("jumprelu", "cross_layer_transcoder"):
             mean = self.gate.sum() / (len(self.x) * K * len(self.coder.banks))
-            return self.fvu() + min(1.0, self.progress / 0.2) * (mean - 1).square() + aux
+            return self.fvu() + 0.5 * min(1.0, self.progress / 0.2) * (mean + 1e-3).log().square() + aux
         if base == "switch":
             routed = self.coder.nonlinearity
             p = torch.softmax((self.x - self.coder.b_pre) @ routed.W_router + routed.b_router, dim=1)

@@ -45,10 +45,17 @@ def tanh(c: float = 4.0) -> Objective:
 
 
 def target_l0(k: float) -> Objective:
-    """`(mean L0 / k - 1)^2`, with gradient through the gate's straight-through estimator."""
+    """`log(mean L0 / k)^2`, with gradient through the gate's straight-through estimator. Raises ValueError for k <= 0.
+
+    On the scale of the logarithm the pull is as strong below k as above it. `(mean L0 / k - 1)^2` is not: a run starts
+    with half of all latents on, Adam remembers those huge gradients for a thousand steps, and the thresholds then stay
+    where they overshot to. A thousandth of k is added to the L0, so that a batch without any latent on has a loss too.
+    """
+    if not k > 0:
+        raise ValueError(f"k={k}: give the mean number of latents that are to be on, above 0")
 
     def term(s: Step) -> Tensor:
-        return (s.codes.gate.sum() / (s.codes.n_rows * k) - 1).square()
+        return (s.codes.gate.sum() / (s.codes.n_rows * k) + 1e-3).log().square()
 
     return Objective((("target_l0", 1.0, term),))
 

@@ -66,7 +66,7 @@ def sublayers(model: Any, out: Path, layer: int = 2) -> None:
     """BatchTopK coders of what one layer's attention and MLP add to the residual stream."""
     for name in ("attn", "mlp"):
         made = {f"{name}.{layer}/batch_topk": seeded(presets.batch_topk, model.cfg.d_model, 2048, k=32)}
-        train_all(made, model, sk.Site(f"blocks.{layer}.hook_{name}_out"), 3_000_000, out)
+        train_all(made, model, sk.Site(f"blocks.{layer}.hook_{name}_out"), 2_000_000, out)
 
 
 def every_mlp(model: Any) -> sk.Site:
@@ -84,7 +84,7 @@ def transcoders(model: Any, out: Path) -> None:
 def cross_layer(model: Any, out: Path) -> None:
     """A cross-layer transcoder of 512 latents a layer."""
     stack = seeded(presets.cross_layer_transcoder, model.cfg.d_model, 512, model.cfg.n_layers, l0=16)
-    train_all({"mlp/cross_layer_transcoder": stack}, model, every_mlp(model), 3_000_000, out)
+    train_all({"mlp/cross_layer_transcoder": stack}, model, every_mlp(model), 2_000_000, out)
 
 
 def frozen(d_in: int, d_sae: int, k: float) -> tuple[sk.SparseCoder, sk.Objective]:
@@ -117,7 +117,7 @@ def twin(model: Any, out: Path) -> None:
     """The coder of a model with the same weights in random order."""
     other = evals.random_twin(model)
     made = {"resid.2/batch_topk": seeded(presets.batch_topk, model.cfg.d_model, 1024, k=32)}
-    train_all(made, other, sk.Site("blocks.2.hook_resid_post"), 2_000_000, out)
+    train_all(made, other, sk.Site("blocks.2.hook_resid_post"), 1_500_000, out)
 
 
 PACK = (residual, sublayers, transcoders, cross_layer, sweep, twin)

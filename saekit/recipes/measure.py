@@ -1,7 +1,7 @@
 """Measure what ships, and write it to assets/measured.json, from which every number in prose is read.
 
 python -m saekit.recipes.measure [--beside NAME=FOLDER_OF_ANOTHER_MODEL]
-python -m saekit.recipes.measure --coder NAME    only this coder, the rest of the file as it is
+python -m saekit.recipes.measure --folder tiny-python/resid.2/sweep    only the coders in there, the rest as it is
 """
 
 import argparse
@@ -30,6 +30,8 @@ MEASURED = Path(__file__).parent.parent / "assets" / "measured.json"
 LABELS = ("docstring", "comment", "string", "bracket", "def name", "argument", "import line")
 CARDS, TRAIN_FILES = ("docstring", "comment"), 60
 TOKENS = 50_000  # of the held-out packages, for fidelity
+TOKENS_TOGETHER = 20_000  # the same, where many coders of one site are measured side by side
+TWIN = "tiny-python-random"
 
 
 @torch.no_grad()
@@ -70,6 +72,20 @@ def of_coder(name: str) -> dict[str, Any]:
     }
 
 
+def of_folder(folder: str) -> dict[str, Any]:
+    """The cards of the coders in one folder of the pack, all of one site: {name: card}.
+
+    Those of the residual stream that stand alone get a full card; the others fidelity only, on the same tokens.
+    """
+    names = [name for name in sk.pretrained().name if name.rpartition("/")[0] == folder]
+    if folder.startswith("tiny-python/resid.") and len(names) == 1:
+        return {names[0]: of_coder(names[0])}
+    model = evals.random_twin(sk.load_model()) if folder.startswith(TWIN) else sk.load_model()
+    held_out = sk.load_corpus(model, split="held_out")
+    scores = evals.fidelities(model, [sk.load(name) for name in names], held_out, tokens=TOKENS_TOGETHER)
+    return {name: {"fidelity": each} for name, each in zip(names, scores, strict=True)}
+
+
 def label_cards(model: Any, coder: sk.SparseCoder, held_out: sk.Corpus) -> dict[str, Any]:
     train = labels.read(model, coder, sk.load_corpus(model, split="train", files=TRAIN_FILES), CARDS)
     test = labels.read(model, coder, held_out, CARDS)
@@ -95,35 +111,34 @@ def versions() -> dict[str, str]:
 
 def main(beside: dict[str, str]) -> None:
     model = sk.load_model()
-    names = list(sk.pretrained(model).name)
+    folders = list(dict.fromkeys(name.rpartition("/")[0] for name in sk.pretrained().name))
     # Several processes of one thread each; many threads on small products wait for one another.
     with multiprocessing.get_context("spawn").Pool(os.cpu_count(), torch.set_num_threads, (1,)) as pool:
-        coders = pool.map_async(of_coder, names, chunksize=1)
+        cards = pool.map_async(of_folder, folders, chunksize=1)
         measured = {
             "model": of_model(model),
             "beside": {name: of_model(sk.load_model(folder)) for name, folder in beside.items()},
-            "coders": dict(zip(names, coders.get(), strict=True)),
-            "versions": versions(),
+            "coders": {name: card for part in cards.get() for name, card in part.items()},
         }
     write(measured)
 
 
-def write(measured: dict[str, Any]) -> None:
+def again(folder: str) -> None:
+    """Measure the coders of one folder again."""
+    found = of_folder(folder)
+    write({"coders": json.loads(MEASURED.read_text())["coders"] | found})
+
+
+def write(parts: dict[str, Any]) -> None:
+    """Put these parts into the file, with versions; the other parts stay."""
+    measured = json.loads(MEASURED.read_text()) | parts | {"versions": versions()}
     with replacing(MEASURED) as temporary:
         temporary.write_text(json.dumps(measured, indent=1, default=float) + "\n")
-    print(MEASURED.read_text())
-
-
-def again(name: str) -> None:
-    """Measure one coder again."""
-    measured = json.loads(MEASURED.read_text())
-    measured["coders"][name] = of_coder(name)
-    write(measured | {"versions": versions()})
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--beside", action="append", default=[], metavar="NAME=FOLDER")
-    parser.add_argument("--coder", metavar="NAME")
+    parser.add_argument("--folder")
     args = parser.parse_args()
-    again(args.coder) if args.coder else main(dict(pair.split("=", 1) for pair in args.beside))
+    again(args.folder) if args.folder else main(dict(pair.split("=", 1) for pair in args.beside))
