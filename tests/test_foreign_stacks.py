@@ -218,6 +218,11 @@ def test_missing_and_cut_files_and_configurations_that_contradict_are_refused(cr
         (folder / "config.yaml").write_text(text)
         with pytest.raises(ValueError, match=words):
             sk.load(folder)
+    far = told | {"transcoders": ["hf://a/b/layer_0.safetensors"]}
+    (tmp_path / "far").mkdir()
+    (tmp_path / "far" / "config.yaml").write_text(yaml.safe_dump(far | {"model_kind": "transcoder_set"}))
+    with pytest.raises(ValueError, match="names 'hf://a/b/layer_0.safetensors' and 0 more"):
+        sk.load(tmp_path / "far")
     (folder / "config.yaml").unlink()
     same_coder(sk.load(folder), stack_of("jumprelu", cross), x_of(stack_of("jumprelu", cross)))
     last = folder / ("W_dec_2.safetensors" if cross else "layer_2.safetensors")

@@ -28,9 +28,11 @@ _HOOKS = {"transcoder_set": "mlp.hook_in", "cross_layer_transcoder": "hook_resid
 
 
 def claims(path: Path) -> bool:
-    """Whether this file is of this format, or this folder holds such files."""
+    """Whether this file is of this format, or this folder holds such files, or says where they are."""
     if path.is_dir():
-        return any(_FILE.fullmatch(file.name) and claims(file) for file in path.glob("*.safetensors"))
+        return (path / CONFIG).is_file() or any(
+            _FILE.fullmatch(file.name) and claims(file) for file in path.glob("*.safetensors")
+        )
     found = shapes_of(path).keys() if path.suffix == ".safetensors" else set()
     return (found >= _NAMES and "b_pre" not in found) or any(re.fullmatch(r"W_(enc|dec)_\d+", name) for name in found)
 
@@ -45,6 +47,8 @@ def read(path: Path) -> SparseCoder | CoderStack:
         return _coder(path, _about(path.parent, KINDS[0]))
     kind = KINDS[any(path.glob("W_enc_*.safetensors")) or any(path.glob("W_dec_*.safetensors"))]
     about = _about(path, kind)
+    if (named := about.get("transcoders")) and not any(path.glob("*.safetensors")):
+        raise ValueError(f"{str(path / CONFIG)!r} names {named[0]!r} and {len(named) - 1} more; load them one by one")
     if kind == KINDS[0]:
         return stacks.per_layer([_coder(file, about) for file in layer_files(path, "layer_{}.safetensors")])
     encoders, decoders = (layer_files(path, name + "_{}.safetensors") for name in ("W_enc", "W_dec"))
