@@ -23,6 +23,7 @@ WRITTEN = {  # format -> the kinds it has a name for, and what they come back as
     "gemma_scope": JUMPS | {"relu": "jumprelu"},
     "circuit_tracer": JUMPS | {"relu": "relu"},
 }
+THREE = " -> ".join(" + ".join(f"blocks.{n}.{hook}" for n in range(3)) for hook in ("mlp.hook_in", "hook_mlp_out"))
 PAIRS = [(name, kind) for name, kinds in WRITTEN.items() for kind in kinds]
 
 
@@ -61,11 +62,16 @@ def test_what_the_tool_computes_we_compute(case):
         ("sparsify/layers.1", "blocks.1.hook_resid_post", None),
         ("sparsify/layers.2.mlp", "blocks.2.mlp.hook_in -> blocks.2.hook_mlp_out", None),
         ("gemma_scope_2/transcoder_all/layer_1_affine", "blocks.1.mlp.hook_in -> blocks.1.hook_mlp_out", "tiny"),
+        ("saelens/transcoder", "blocks.1.mlp.hook_in -> blocks.1.hook_mlp_out", "tiny"),
+        ("circuit_tracer/set", THREE, "tiny"),
+        ("circuit_tracer/cross_relu", THREE, "tiny"),
+        ("gemma_scope_2/clt", THREE, "tiny"),
+        ("llama_scope", "blocks.1.hook_resid_post", None),
     ],
 )
 def test_where_it_belongs_is_read(case, site, model):
     coder = sk.load(FIXTURES / case)
-    assert coder.site.name == site
+    assert coder.site is None if site is None else coder.site.name == site
     assert (coder.model or {}).get("name") == model
 
 
@@ -74,6 +80,10 @@ def test_every_format_is_recognised_by_file_and_by_folder():
         ("saelens", "topk", "sae_weights.safetensors"), ("sparsify", "layers.1", "sae.safetensors"),
         ("dictionary_learning", "AutoEncoder", "ae.pt"), ("gemma_scope", "layer_1", "params.npz"),
         ("gemma_scope_2", "transcoder_all/layer_1_affine", "params.safetensors"),
+        ("gemma_scope_2", "clt", "params_layer_1.safetensors"),
+        ("llama_scope", "", "checkpoints/final.safetensors"),
+        ("circuit_tracer", "set", "layer_0.safetensors"), ("circuit_tracer", "cross_relu", "W_dec_0.safetensors"),
+        ("sparsify", "", "layers.1"),
     ):  # fmt: skip
         for path in (FIXTURES / name / folder, FIXTURES / name / folder / file):
             assert io.reader(path) is getattr(io, name)
@@ -190,8 +200,57 @@ def test_saelens_training_form_keeps_the_batch_threshold(kind, tmp_path):
 def test_nested_widths_survive_our_own_format(tmp_path):
     assert sk.load(sk.save(coder_of("matryoshka"), tmp_path / "mine")).widths == (4, F)
     assert sk.load(sk.save(coder_of("batch_topk"), tmp_path / "other")).widths is None
+    assert sk.load(FIXTURES / "saelens/matryoshkabatchtopk_checkpoint").widths == (4, F)
+    assert sk.load(FIXTURES / "dictionary_learning/MatryoshkaBatchTopKSAE").widths == (4, F)
     coder, _ = presets.matryoshka(D, 32, K)
     assert coder.widths == (2, 4, 8, 16, 32)
+
+
+def test_a_standardising_coder_survives_in_saelens_layer_norm(tmp_path):
+    openai_file(tmp_path / "a.pt", "TopK", {"k": K})
+    coder = sk.load(tmp_path / "a.pt")
+    again = sk.load(sk.save(coder, tmp_path / "mine", format=io.saelens))
+    assert type(again) is type(coder)
+    same_coder(again, coder, X)
+    coder.site = sk.Site("blocks.1.mlp.hook_in", "blocks.1.hook_mlp_out")
+    with pytest.raises(ValueError, match="no transcoder that standardises"):
+        sk.save(coder, tmp_path / "other", format=io.saelens)
+
+
+def rows_of(table):
+    """{format: (one coder of, a stack of)} from the documentation."""
+    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines() if line.startswith("|")]
+    return {name: (one, stack) for name, one, stack, _ in cells[2:]}
+
+
+def named(cell):
+    every = {*KINDS, "routed"}
+    if cell in ("-", "every kind"):
+        return set() if cell == "-" else every
+    return every - {*cell.removeprefix("all but ").split(", ")} if "all but" in cell else every & {*cell.split(", ")}
+
+
+def saved(coder, path, format):
+    try:
+        sk.save(coder, path, format=format)
+    except ValueError:
+        return False
+    return True
+
+
+def test_the_table_of_formats_says_what_is_written(tmp_path):
+    rows = rows_of(io.__doc__)
+    assert {*rows} == {"own"} | {format.__name__.rpartition(".")[2] for format in io.FOREIGN}
+    routed = sk.SparseCoder(D, F, sk.Routed(D, F, 2, sk.TopK(2))).eval()
+    for name, (one, stack) in rows.items():
+        format = getattr(io, name)
+        made = {kind: coder_of(kind) for kind in KINDS} | {"routed": routed}
+        assert {kind for kind, coder in made.items() if saved(coder, tmp_path / name / kind, format)} == named(one)
+        stacks = {kind: sk.CoderStack([coder_of(kind)], [0]).eval() for kind in KINDS}
+        for made in stacks.values():
+            made.place(sk.Site("blocks.0.mlp.hook_in", "blocks.0.hook_mlp_out"), None, None)
+        written = {kind for kind, made in stacks.items() if saved(made, tmp_path / f"{name}s" / kind, format)}
+        assert written == named(stack) - {"routed"}
 
 
 def test_formats_that_are_only_read_say_so(tmp_path):
@@ -248,6 +307,15 @@ def test_a_scale_is_folded_with_f_in_raw_units():
     p, nu = random_parts(threshold=torch.rand(F)), 2.3
     theirs = foreign(p, X, c=1 / nu, threshold=p.threshold)
     assert_same(parts.in_raw_units(p, nu), sk.JumpReLU(F), X, theirs, gauge=nu)
+
+
+def test_a_threshold_on_scaled_values_follows_the_scale():
+    """Where selection is on a |W_dec_i|, SAELens' fold must take the scale into the threshold too."""
+    p, c = random_parts(threshold=torch.tensor(1.5)), 1.7
+    f, y = foreign(p, X, c=c, norms=True, threshold=1.5)
+    ours = parts.in_raw_units(parts.with_unit_rows(p, threshold_is_scaled=True), 1 / c)
+    assert_same(ours, sk.TopK(K, along="batch"), X, (f, y), gauge=1 / c)
+    close(ours.threshold, torch.tensor(1.5 / c))
 
 
 def test_both_scalings_differ_by_a_gauge_only():
@@ -684,3 +752,10 @@ def test_a_foreign_folder_from_a_hub_cache(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     same_coder(sk.load("hf:someone/saes/layers.1"), sk.load(FIXTURES / "sparsify/layers.1"), X)
     same_coder(sk.load("hf:someone/saes/layers.1/sae.safetensors"), sk.load(FIXTURES / "sparsify/layers.1"), X)
+    whole = sk.load("hf:someone/saes")
+    assert isinstance(whole, sk.CoderStack)
+    same_coder(whole.banks[0], sk.load(FIXTURES / "sparsify/layers.1"), X)
+    with pytest.raises(ValueError, match="not in the local cache"):
+        sk.load("hf:someone/else")
+    with pytest.raises(ValueError, match="hf:owner/repo for all of it"):
+        sk.load("hf:someone")

@@ -206,6 +206,30 @@ def test_bad_cross_layer_files_are_refused(file, change, words, tmp_path):
         sk.load(tmp_path / "clt")
 
 
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda t: t.pop("b_dec"), "lacks the vector 'b_dec'"),
+        (lambda t: t.update(W_enc=t["W_enc"].T), r"W_enc is \(6, 10\), expected \(10, 6\).*transposed"),
+        (lambda t: t.update(W_skip=torch.zeros(D, D + 1)), r"W_skip is \(6, 7\), expected \(6, 6\)"),
+        (lambda t: t["b_enc"].fill_(float("inf")), "b_enc holds NaN or infinite"),
+        (lambda t: t.update(log_thresholds=torch.zeros(F)), "has 'log_thresholds', which no coder of this kind"),
+    ],
+)
+def test_a_bad_file_in_a_set_is_refused(change, words, tmp_path):
+    sk.save(stack_of("jumprelu"), tmp_path / "set", format=io.circuit_tracer)
+    edited(tmp_path / "set", "layer_1.safetensors", change)
+    with pytest.raises(ValueError, match=words):
+        sk.load(tmp_path / "set")
+
+
+def test_our_own_files_are_not_taken_for_a_set(tmp_path):
+    sk.save(coder_of("relu"), tmp_path / "layer_0")
+    assert isinstance(sk.load(tmp_path / "layer_0.safetensors"), sk.SparseCoder)
+    with pytest.raises(ValueError, match="holds layer_0.safetensors: no coder of saekit"):
+        sk.load(tmp_path)
+
+
 @pytest.mark.parametrize("cross", [False, True])
 def test_missing_and_cut_files_and_configurations_that_contradict_are_refused(cross, tmp_path):
     folder = sk.save(stack_of("jumprelu", cross), tmp_path / "set", format=io.circuit_tracer)
@@ -213,11 +237,21 @@ def test_missing_and_cut_files_and_configurations_that_contradict_are_refused(cr
     other = "transcoder_set" if cross else "cross_layer_transcoder"
     for text, words in (
         (yaml.safe_dump(told | {"model_kind": other}), f"'{other}'.*expected a {told['model_kind']}"),
+        (yaml.safe_dump(told | {"feature_input_hook": None}), "feature_input_hook=None, expected the name of a hook"),
         ("[1]", "expected a"), ("{", "is not YAML"), ("!!python/object/apply:os.getcwd []", "is not YAML"),
     ):  # fmt: skip
         (folder / "config.yaml").write_text(text)
         with pytest.raises(ValueError, match=words):
             sk.load(folder)
+    if cross:
+        with pytest.raises(ValueError, match="part of a cross-layer transcoder; load its folder"):
+            (folder / "config.yaml").write_text(yaml.safe_dump(told))
+            sk.load(folder / "W_enc_0.safetensors")
+    far = told | {"transcoders": ["hf://a/b/layer_0.safetensors"]}
+    (tmp_path / "far").mkdir()
+    (tmp_path / "far" / "config.yaml").write_text(yaml.safe_dump(far | {"model_kind": "transcoder_set"}))
+    with pytest.raises(ValueError, match="names 'hf://a/b/layer_0.safetensors' and 0 more"):
+        sk.load(tmp_path / "far")
     (folder / "config.yaml").unlink()
     same_coder(sk.load(folder), stack_of("jumprelu", cross), x_of(stack_of("jumprelu", cross)))
     last = folder / ("W_dec_2.safetensors" if cross else "layer_2.safetensors")
@@ -228,8 +262,6 @@ def test_missing_and_cut_files_and_configurations_that_contradict_are_refused(cr
     if cross:
         with pytest.raises(ValueError, match="3 W_enc files and 2 W_dec files"):
             sk.load(folder)
-        with pytest.raises(ValueError, match="part of a cross-layer transcoder; load its folder"):
-            sk.load(folder / "W_enc_0.safetensors")
     (folder / ("W_enc_0.safetensors" if cross else "layer_0.safetensors")).unlink()
     with pytest.raises(ValueError, match=r"of layers \[1.*\], expected all from 0 on"):
         sk.load(folder)

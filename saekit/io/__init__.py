@@ -1,4 +1,24 @@
-"""Coders on disk: `save`, `load`, and `pretrained`, the list of those that ship. One small file for each format."""
+"""Coders on disk: `save`, `load`, and `pretrained`, the list of those that ship. One small file for each format.
+
+`load` reads all of these. What `save(coder, path, format=sk.io.saelens)` and so on write:
+
+| format              | one coder of           | a stack of   | what else it holds                |
+|---------------------|------------------------|--------------|-----------------------------------|
+| own                 | every kind             | every kind   | all there is; the default         |
+| saelens             | all but routed         | -            | skips, d_out, standardised tokens |
+| dictionary_learning | all but routed         | -            |                                   |
+| gemma_scope         | all but topk, routed   | -            | d_out                             |
+| circuit_tracer      | all but topk, routed   | all but topk | skips; cross-layer stacks         |
+| sparsify            | topk                   | topk         | skips                             |
+| gemma_scope_2       | -                      | -            | reads cross-layer stacks          |
+| llama_scope         | -                      | -            |                                   |
+| openai              | -                      | -            |                                   |
+
+Kinds are relu, gated, prolu, jumprelu, topk, batch_topk, matryoshka, feature_choice and routed. Where a tool has no
+name for one that a JumpReLU equals, it is written as that. Refused, because no coder here computes it: SAELens'
+abstopk, matching_pursuit, temporal, and tokens scaled to one norm; sparsify's groupmax and signed;
+dictionary_learning's IdentityDict.
+"""
 
 import os
 from pathlib import Path
@@ -63,10 +83,10 @@ def save(
 
 
 def load(name: str | Path) -> SparseCoder | CoderStack:
-    """A finished coder, in eval mode and float32: from an existing path, a name in `pretrained()`, or "hf:repo/path".
+    """A finished coder or stack, in eval mode and float32: from a path, a name in `pretrained()`, or "hf:repo/path".
 
-    The files decide the format: ours, SAELens, sparsify, dictionary_learning, Gemma Scope 1 and 2, Llama Scope,
-    OpenAI, circuit-tracer. What comes back reads raw activations, whatever the file's own scale and centring.
+    The files decide the format; `help(sk.io)` lists those it may be. What comes back reads raw activations, whatever
+    the file's own scale and centring.
     `evals.doctor` tells whether it fits the model at hand.
 
     Raises ValueError when nothing has that name, and when the file is cut short or is not a coder, saying what was
@@ -113,15 +133,19 @@ def _locate(name: str) -> Path:
 
 
 def _download(name: str) -> Path:
-    """`hf:owner/repo/path/in/repo`, a file or a folder, from the hub or its cache."""
+    """`hf:owner/repo/path/in/repo`, a file or a folder, or `hf:owner/repo`, from the hub or its cache."""
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
 
     owner, _, rest = name.removeprefix("hf:").partition("/")
     repo, _, path = rest.partition("/")
-    if not (owner and repo and path):
-        raise ValueError(f"{name!r}: write hf:owner/repo/path/of/the/file")
+    if not (owner and repo):
+        raise ValueError(f"{name!r}: write hf:owner/repo/path/of/the/file, or hf:owner/repo for all of it")
     hub_answers()  # if it does not, only its cache is asked
+    if not path:
+        if (folder := _folder(f"{owner}/{repo}", "")) is None:
+            raise ValueError(f"{name!r} is not in the local cache and the hub did not give it")
+        return folder
     try:
         return Path(hf_hub_download(f"{owner}/{repo}", path if path.endswith(SUFFIX) else path + SUFFIX))
     except (LocalEntryNotFoundError, EntryNotFoundError, HfHubHTTPError) as error:
@@ -136,7 +160,8 @@ def _folder(repo: str, path: str) -> Path | None:
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     beside = path.rpartition("/")[0]
-    wanted = [f"{path}/*", path, *([f"{beside}/*.json"] if beside else ["*.json"])]
+    about = [f"{beside}/*.{kind}" if beside else f"*.{kind}" for kind in ("json", "yaml")]
+    wanted = [f"{path}/*", path, *about] if path else ["*"]
     try:
         found = Path(snapshot_download(repo, allow_patterns=wanted)) / path
     except (LocalEntryNotFoundError, HfHubHTTPError):

@@ -28,9 +28,11 @@ _HOOKS = {"transcoder_set": "mlp.hook_in", "cross_layer_transcoder": "hook_resid
 
 
 def claims(path: Path) -> bool:
-    """Whether this file is of this format, or this folder holds such files."""
+    """Whether this file is of this format, or this folder holds such files, or says where they are."""
     if path.is_dir():
-        return any(_FILE.fullmatch(file.name) and claims(file) for file in path.glob("*.safetensors"))
+        return (path / CONFIG).is_file() or any(
+            _FILE.fullmatch(file.name) and claims(file) for file in path.glob("*.safetensors")
+        )
     found = shapes_of(path).keys() if path.suffix == ".safetensors" else set()
     return (found >= _NAMES and "b_pre" not in found) or any(re.fullmatch(r"W_(enc|dec)_\d+", name) for name in found)
 
@@ -42,18 +44,15 @@ def read(path: Path) -> SparseCoder | CoderStack:
     `config.yaml` that contradicts the files.
     """
     if not path.is_dir():
-        return _coder(path, _about(path.parent, KINDS[0]))
+        return _coder(path)
     kind = KINDS[any(path.glob("W_enc_*.safetensors")) or any(path.glob("W_dec_*.safetensors"))]
     about = _about(path, kind)
+    named = about.get("transcoders")
+    if isinstance(named, list) and named and not any(path.glob("*.safetensors")):
+        raise ValueError(f"{str(path / CONFIG)!r} names {named[0]!r} and {len(named) - 1} more; load them one by one")
     if kind == KINDS[0]:
         return stacks.per_layer([_coder(file, about) for file in layer_files(path, "layer_{}.safetensors")])
-    encoders, decoders = (layer_files(path, name + "_{}.safetensors") for name in ("W_enc", "W_dec"))
-    if len(encoders) != len(decoders):
-        raise ValueError(f"{str(path)!r} has {len(encoders)} W_enc files and {len(decoders)} W_dec files")
-    first = from_safetensors(encoders[0])  # it tells the sizes of all
-    sizes = length(encoders[0], first, "b_enc_0"), length(encoders[0], first, "b_dec_0"), "threshold_0" in first
-    banks = [_bank(encoders, decoders, layer, *sizes) for layer in range(len(encoders))]
-    return stacks.cross_layer(banks, about["feature_input_hook"], about["feature_output_hook"], about.get("model_name"))
+    return _across(path, about)
 
 
 def write(coder: SparseCoder, path: Path) -> Path:
@@ -98,10 +97,11 @@ def _kind(coder: SparseCoder) -> str:
     return parts.kind(coder, "circuit-tracer", dict.fromkeys(parts.JUMPS, "jumprelu") | {"relu": "relu"})
 
 
-def _coder(path: Path, about: dict[str, Any]) -> SparseCoder:
+def _coder(path: Path, about: dict[str, Any] | None = None) -> SparseCoder:
     found = from_safetensors(path)
     if odd := next((name for name in found if re.fullmatch(r"W_(enc|dec)_\d+", name)), None):
         raise ValueError(f"{str(path)!r} holds {odd!r}: part of a cross-layer transcoder; load its folder")
+    about = _about(path.parent, KINDS[0]) if about is None else about
     d_sae, d = length(path, found, "b_enc"), length(path, found, "b_dec")
     shapes = {"W_enc": (d_sae, d), "b_enc": (d_sae,), "W_dec": (d_sae, d), "b_dec": (d,)}
     scalar = THRESHOLD in found and found[THRESHOLD].numel() == 1
@@ -115,6 +115,16 @@ def _coder(path: Path, about: dict[str, Any]) -> SparseCoder:
     hooks = (about["feature_input_hook"], about["feature_output_hook"])
     site = None if layer is None else Site(*(f"blocks.{layer[2]}.{hook}" for hook in hooks))
     return _finished(p, t.get(THRESHOLD), site, about.get("model_name"))
+
+
+def _across(path: Path, about: dict[str, Any]) -> CoderStack:
+    encoders, decoders = (layer_files(path, name + "_{}.safetensors") for name in ("W_enc", "W_dec"))
+    if len(encoders) != len(decoders):
+        raise ValueError(f"{str(path)!r} has {len(encoders)} W_enc files and {len(decoders)} W_dec files")
+    first = from_safetensors(encoders[0])  # it tells the sizes of all
+    sizes = length(encoders[0], first, "b_enc_0"), length(encoders[0], first, "b_dec_0"), "threshold_0" in first
+    banks = [_bank(encoders, decoders, layer, *sizes) for layer in range(len(encoders))]
+    return stacks.cross_layer(banks, about["feature_input_hook"], about["feature_output_hook"], about.get("model_name"))
 
 
 def _bank(encoders: list[Path], decoders: list[Path], layer: int, d_sae: int, d: int, jumps: bool) -> SparseCoder:
@@ -167,7 +177,10 @@ def _about(folder: Path, kind: str) -> dict[str, Any]:
         raise ValueError(f"{str(folder / CONFIG)!r} is not YAML: {error}") from error
     if not isinstance(told, dict) or (about | told)["model_kind"] != kind:
         raise ValueError(f"{str(folder / CONFIG)!r} says {told!r:.200}, expected a {kind} from the files beside it")
-    return about | told
+    about |= told
+    if odd := [name for name in ("feature_input_hook", "feature_output_hook") if not isinstance(about[name], str)]:
+        raise ValueError(f"{str(folder / CONFIG)!r} says {odd[0]}={about[odd[0]]!r}, expected the name of a hook")
+    return about
 
 
 def _config(stack: CoderStack, kind: str) -> str:

@@ -1,8 +1,12 @@
 """Llama Scope: `hyperparams.json` and `checkpoints/final.safetensors`; JumpReLU with one threshold for all.
 
-Read only, from the documented list of fields: no tool that can be installed writes these files. The coder reads
-activations scaled to mean norm sqrt(d), by the mean norm that the file records, and its threshold is in raw units; both
-are folded in, so that f is what the coder computes on scaled activations.
+Read only: no tool that can be installed writes these files. The coder reads activations scaled to mean norm sqrt(d), by
+c = sqrt(d) / (the mean norm that the file records), and its threshold is in raw units; both are folded in, so that f is
+what the coder computes on scaled activations.
+
+Confirmed: SAELens 6.54.12 reads a file of this layout as `a = c x W_enc + b_enc, f = a 1[a > c theta]`, and its codes
+and reconstructions are ours (a fixture). Not confirmed here, since it needs the released files: that the norm they
+record gives the factor that SAELens has in its own table.
 """
 
 from pathlib import Path

@@ -64,9 +64,9 @@ def with_unit_rows(p: Parts, threshold_is_scaled: bool = False) -> Parts:
     """
     n = torch.linalg.vector_norm(p.W_dec, dim=1).clamp(min=1e-8)
     keep = p.threshold is None or threshold_is_scaled
-    threshold = p.threshold if keep else n * p.threshold
-    p = p._replace(shift=None if p.shift is None else n * p.shift)
-    return p._replace(W_enc=p.W_enc * n, b_enc=p.b_enc * n, W_dec=p.W_dec / n[:, None], threshold=threshold)
+    threshold, shift = p.threshold if keep else n * p.threshold, None if p.shift is None else n * p.shift
+    W_dec = p.W_dec / n[:, None]
+    return p._replace(W_enc=p.W_enc * n, b_enc=p.b_enc * n, W_dec=W_dec, threshold=threshold, shift=shift)
 
 
 def with_factors(p: Parts, s: Float[Tensor, " d_sae"]) -> Parts:

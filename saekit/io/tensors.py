@@ -32,10 +32,10 @@ def layer_files(folder: Path, name: str) -> list[Path]:
     Raises ValueError where one is missing.
     """
     pattern = re.compile(re.escape(name).replace(r"\{\}", r"(\d+)"))
-    numbers = sorted(int(found[1]) for file in folder.iterdir() if (found := pattern.fullmatch(file.name)))
-    if numbers != [*range(len(numbers))] or not numbers:
-        raise ValueError(f"{str(folder)!r} has {name.format('N')} of layers {numbers}, expected all from 0 on")
-    return [folder / name.format(number) for number in numbers]
+    files = {int(found[1]): file for file in folder.iterdir() if (found := pattern.fullmatch(file.name))}
+    if {*files} != {*range(len(files))} or not files:
+        raise ValueError(f"{str(folder)!r} has {name.format('N')} of layers {sorted(files)}, expected all from 0 on")
+    return [files[number] for number in sorted(files)]
 
 
 def shapes_of(path: Path) -> Shapes:
