@@ -29,6 +29,8 @@ TERMS = {
     "coder": "In saekit, an SAE or one of its relatives: what turns activations into codes and codes back.",
     "completeness": "What is left of a behaviour when a circuit is taken out of the model. Little left means that the "
     "circuit is complete.",
+    "crosscoder": "A coder that reads several layers or models at once and writes all of them from one code. Its "
+    "latents have a decoder direction for each.",
     "dead latent": "A latent that never fires on a whole text. It costs memory and explains nothing.",
     "decoder direction": "The row of W_dec that belongs to a latent: what it adds to the activation when it is on.",
     "dense latent": "A latent that is on at a large share of all tokens, say a tenth. It is rarely easy to name.",
@@ -60,6 +62,7 @@ TERMS = {
     "label": "What is known to be true of a token, such as docstring or def name. Python's own parser gives them, "
     "without error.",
     "latent": "One unit of an SAE: a direction to look for, and a direction to add when it is found.",
+    "layer group": "Layers whose activations point much the same way, so that one coder can serve them all.",
     "learning rate": "How far each step of training moves the weights. Too low and little is learned in the time; too "
     "high and the loss jumps.",
     "logit lens": "Reading a direction as if it were the final one: multiplied with the unembedding, it ranks the "
@@ -77,6 +80,8 @@ TERMS = {
     "recall": "Of the tokens that have the label, the share where the latent is on.",
     "reconstruction": "What the coder gives back for an activation: the sum of the decoder directions of the latents "
     "that are on, each times its activation.",
+    "relative norm": "Of a crosscoder's latent: the share of its decoder that is at the second site. 0 and 1 mean "
+    "one site only, one half means both alike.",
     "residual stream": "The running sum that every layer of the model reads from and adds to. There is one vector at "
     "each token.",
     "SAE": "Sparse autoencoder: a small network that rewrites each activation as a sum of a few directions out of a "

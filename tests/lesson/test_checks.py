@@ -10,11 +10,14 @@ import pytest
 import torch
 
 import saekit as sk
-from saekit.lesson import nb00, nb03
+from saekit import evals
+from saekit.lesson import nb00, nb03, nb15
 from saekit.lesson.exercise import Setting, judge
+from saekit.losses import Step
 
-EXERCISES = {exercise.id: exercise for chapter in (nb00.CHAPTER, nb03.CHAPTER) for exercise in chapter.exercises}
-FUNCTIONS = ["0.1", "3.1", "3.2", "3.4"]  # whose answer is a function
+CHAPTERS = (nb00.CHAPTER, nb03.CHAPTER, nb15.CHAPTER)
+EXERCISES = {exercise.id: exercise for chapter in CHAPTERS for exercise in chapter.exercises}
+FUNCTIONS = ["0.1", "3.1", "3.2", "3.4", "15.1", "15.2", "15.3"]  # whose answer is a function
 SITE = sk.Site("blocks.1.hook_resid_post")
 
 
@@ -95,12 +98,25 @@ def test_the_references_against_independent_computations(setting):
     assert nb00.fires_at(model, coder, latent, text) == torch.nonzero(values[:, latent])[:, 0].tolist()
 
 
+def test_distances_penalties_and_shares_are_the_packages_own(tiny_models, tiny_corpus):
+    sites = [sk.Site(f"blocks.{i}.hook_resid_post") for i in (0, 2)]
+    seen = sk.capture(tiny_models["gpt2"], tiny_corpus.tokens[:16], *sites)
+    a, b = (site.inputs(seen)[torch.from_numpy(tiny_corpus.mask[:16])] for site in sites)
+    theirs = sk.activations.angular_distances(tiny_models["gpt2"], tiny_corpus, sites)[0, 1]
+    assert nb15.angular_distance(a, b).item() == pytest.approx(theirs, rel=1e-4)
+    f, W = nb15._codes()
+    coder = sk.SparseCoder(12, 9, sk.ReLU(), n_sites=2)
+    coder.W_dec.data.copy_(W)
+    step = Step(coder, f, f, f, coder.encoding(torch.randn(50, 12))._replace(codes=sk.Codes.from_dense(f)), None, 0.5)
+    torch.testing.assert_close(nb15.norm_penalty(f, W), sk.l1()(step)[0].detach())
+    rows = sk.Rows(torch.cat([torch.eye(6)[:2] * 2, torch.eye(6)[:2] * 7], dim=1))
+    torch.testing.assert_close(nb15.share_of_b(W, 2.0, 7.0), evals.relative_norms(coder, rows)[:, 1])
+
+
 def test_recovered_is_what_fidelity_says(setting, tiny_models):
     model, coder = setting
     text = "def area(width, height):\n    return width * height  # in metres, both of them\n"[:63]
     corpus = sk.load_corpus(model, [text])
-    from saekit import evals
-
     scores = evals.fidelity(model, coder, corpus)
     ours = nb03.ce_recovered(model, coder, corpus.tokens[:, : int(corpus.mask.sum()) + 1])
     assert ours == pytest.approx(scores["ce_recovered"], rel=1e-4)
@@ -210,6 +226,32 @@ def mean_at_site(model, coder, tokens):
     return sk.capture(model, tokens, SITE)[SITE.read][:, 1:].mean((0, 1))
 
 
+def apart(centre=0, final=lambda angle, cosine: (angle / torch.pi).mean(), dim=1):
+    """A way to get 15.1 wrong: the axis of the mean, the axis of the angle, what is made of angles and cosines."""
+
+    def angular_distance(a, b):
+        a, b = (a, b) if centre is None else (a - a.mean(centre, True), b - b.mean(centre, True))
+        cosine = torch.cosine_similarity(a, b, dim=dim)
+        return final(cosine.arccos(), cosine)
+
+    return angular_distance
+
+
+def paid(pay, final=lambda rows: rows.sum(1).mean(), halves=lambda W: W.chunk(2, dim=1)):
+    """A way to get 15.2 wrong: what a latent pays for its two norms."""
+    return lambda f, W: final(pay(f, *(part.norm(dim=1) for part in halves(W))))
+
+
+def shared(share, weigh=lambda n, length: n / length, dim=1):
+    """A way to get 15.3 wrong: what is made of the two norms."""
+
+    def share_of_b(W_dec, length_a, length_b):
+        A, B = (part.norm(dim=dim) for part in W_dec.chunk(2, dim=1))
+        return share(weigh(A, length_a), weigh(B, length_b))
+
+    return share_of_b
+
+
 WRONG = {
     "0.1": {
         "characters": lambda model, text: len(text),
@@ -272,6 +314,51 @@ WRONG = {
         "not ahead": recovered(ahead=0),
         "something else": recovered(final=lambda ce, coder, zero: ce),
         "a value": 0.98,
+    },
+    "15.1": {
+        "not centred": apart(centre=None),
+        "centred over the width": apart(centre=1),
+        "radians": apart(final=lambda angle, cosine: angle.mean()),
+        "degrees": apart(final=lambda angle, cosine: angle.rad2deg().mean()),
+        "one minus cosine": apart(final=lambda angle, cosine: 1 - cosine.mean()),
+        "cosine": apart(final=lambda angle, cosine: cosine.mean()),
+        "one angle": apart(final=lambda angle, cosine: cosine.mean().arccos() / torch.pi),
+        "columns": apart(dim=0),
+        "length": lambda a, b: (a - a.mean(0) - b + b.mean(0)).norm(dim=1).mean(),
+        "every row": apart(final=lambda angle, cosine: angle / torch.pi),
+        "something else": apart(final=lambda angle, cosine: angle.max()),
+        "a value": 0.2,
+        "raises": lambda a, b: a @ b,
+    },
+    "15.2": {
+        "one norm": lambda f, W: (f * W.norm(dim=1)).sum(1).mean(),
+        "squares": paid(lambda f, a, b: f * (a**2 + b**2)),
+        "codes alone": paid(lambda f, a, b: f),
+        "sum over rows": paid(lambda f, a, b: f * (a + b), torch.sum),
+        "mean over latents": paid(lambda f, a, b: f * (a + b), torch.mean),
+        "half": paid(lambda f, a, b: f * (a + b) / 2),
+        "product": paid(lambda f, a, b: f * a * b),
+        "norms alone": paid(lambda f, a, b: a + b, torch.sum),
+        "in turn": paid(lambda f, a, b: f * (a + b), halves=lambda W: (W[:, 0::2], W[:, 1::2])),
+        "every row": paid(lambda f, a, b: f * (a + b), lambda rows: rows.sum(1)),
+        "something else": paid(lambda f, a, b: f * a),
+        "a value": 3.0,
+        "raises": lambda f, W: f @ W.T,
+    },
+    "15.3": {
+        "no lengths": shared(lambda a, b: b / (a + b), lambda n, length: n),
+        "times the lengths": shared(lambda a, b: b / (a + b), lambda n, length: n * length),
+        "times, of A": shared(lambda a, b: a / (a + b), lambda n, length: n * length),
+        "share of A": shared(lambda a, b: a / (a + b)),
+        "ratio": shared(lambda a, b: b / a),
+        "squares": shared(lambda a, b: b**2 / (a**2 + b**2)),
+        "difference": shared(lambda a, b: b - a),
+        "over all latents": shared(lambda a, b: b / (a + b).sum()),
+        "columns": shared(lambda a, b: b / (a + b), dim=0),
+        "one number": shared(lambda a, b: (b / (a + b)).mean()),
+        "something else": shared(lambda a, b: b),
+        "a value": 0.5,
+        "raises": lambda W, a, b: W @ W,
     },
 }
 

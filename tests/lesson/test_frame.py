@@ -45,7 +45,7 @@ def test_start_seeds_loads_and_tells(tiny_models, coder, tmp_path):
 
 
 def test_names_that_do_not_exist_are_answered_with_those_that_do(nb):
-    with pytest.raises(ValueError, match="no lesson '99'; there are 00, 03"):
+    with pytest.raises(ValueError, match="no lesson '99'; there are 00, 03, 15"):
         lesson.start("99")
     for ask in (nb.check, nb.hint, nb.solution, nb.catch_up):
         with pytest.raises(ValueError, match=r"no exercise '9.9' in notebook 03; there are 3.1, 3.2, 3.3, 3.4"):
