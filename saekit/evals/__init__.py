@@ -8,3 +8,5 @@ from .frontier import frontier as frontier
 from .frontier import point as point
 from .recovery import planted_absorption as planted_absorption
 from .recovery import recovery as recovery
+from .splitting import prefix_fvu as prefix_fvu
+from .splitting import relatives as relatives

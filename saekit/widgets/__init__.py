@@ -5,7 +5,9 @@ from .card import FeatureCard as FeatureCard
 from .explorer import ActivationExplorer as ActivationExplorer
 from .monitor import TrainMonitor as TrainMonitor
 from .pareto import ParetoPlot as ParetoPlot
+from .prefix import PrefixSlider as PrefixSlider
 from .quiz import Quiz as Quiz
 from .quiz import StatusBar as StatusBar
 from .steer import SteerSlider as SteerSlider
 from .strip import TokenStrip as TokenStrip
+from .tree import SplitTree as SplitTree
