@@ -334,30 +334,30 @@ def picture(variant: str) -> Html:
     from ..widgets.explorer import curves
 
     found, letter = curves(variant, 1.0, 4), "ABCD"[PICTURED.index(variant)]
-    upper, lower = Axes((24, 214, 22, 92), (-3, 3), (0, 3)), Axes((24, 150, 112, 182), (-3, 3), (-2.2, 1.4))
+    upper, lower = Axes((20, 190, 22, 92), (-3, 3), (0, 3)), Axes((20, 122, 112, 182), (-3, 3), (-2.2, 1.4))
     drawn = upper.grid([(0, "0"), (3, "3")]) + upper.floor([]) + lower.grid([(-2, "−2"), (0, "0"), (1, "1")])
-    drawn += text(28, 30, "f(z)") + _broken(upper, found.z, found.f, "var(--sk-pos)", "")
+    drawn += text(24, 30, "f(z)") + _broken(upper, found.z, found.f)
     parts = (
         ("f_by_z", "∂f/∂z", "c1", ""),
         ("f_by_theta", "∂f/∂θ", "c2", "6 3"),
         ("gate_by_theta", "∂gate/∂θ", "c3", "2 3"),
     )
     for row, (key, words, colour, dash) in enumerate(parts):
-        drawn += _broken(lower, found.z, getattr(found, key), f"var(--sk-{colour})", dash)
+        slopes = getattr(found, key).tolist()
+        drawn += lower.line(found.z.tolist(), slopes, f"var(--sk-{colour})", f'stroke-dasharray="{dash}"')
         y = 124 + 20 * row
-        drawn += f'<path d="M156 {y}h16" stroke="var(--sk-{colour})" stroke-width="2" stroke-dasharray="{dash}"/>'
-        drawn += text(176, y + 4, words)
+        drawn += f'<path d="M128 {y}h12" stroke="var(--sk-{colour})" stroke-width="2" stroke-dasharray="{dash}"/>'
+        drawn += text(144, y + 4, words)
     alt = esc(_alt(letter, found))
-    svg = f'<svg viewBox="0 0 232 190" role="img" aria-label="{alt}" style="max-width:280px">{drawn}</svg>'
+    svg = f'<svg viewBox="0 0 194 190" width="194" role="img" aria-label="{alt}">{drawn}</svg>'
     return Html(f"<b>{letter}</b>{svg}")
 
 
-def _broken(axes: Axes, z: torch.Tensor, values: torch.Tensor, colour: str, dash: str) -> str:
+def _broken(axes: Axes, z: torch.Tensor, values: torch.Tensor) -> str:
     """A line that is not drawn across a jump."""
     jumps = (values.diff().abs() > 0.3).nonzero().flatten() + 1
     parts = zip(z.tensor_split(jumps), values.tensor_split(jumps), strict=True)
-    extra = f'stroke-dasharray="{dash}"'
-    return "".join(axes.line(a.tolist(), b.tolist(), colour, extra) for a, b in parts if len(a) > 1)
+    return "".join(axes.line(a.tolist(), b.tolist(), "var(--sk-pos)") for a, b in parts if len(a) > 1)
 
 
 def _alt(letter: str, found: Any) -> str:

@@ -18,20 +18,17 @@ def tree(data: Mapping[str, Any]) -> str:
         f'<p class="sk-sub">Decoder cosine; a random direction\'s nearest latent of {count(data["wide"])} is at {fixed(data["random"])}'
         f'</p></div></div><div class="sk-body sk-rule"><div class="sk-scroll">{_drawn(data)}</div></div><div class="sk-foot"><span class="live">'
         '<kbd>←</kbd> <kbd>→</kbd> next latent</span><span class="live"><kbd>Enter</kbd> open its card</span><span>solid: '
-        "no other small latent is nearer; dashed: another is</span></div></section>"
+        "its own, no other of the small ones is nearer; dashed: another is</span></div></section>"
     )
 
 
 def _finding(data: Mapping[str, Any]) -> str:
-    own = [c for c in data["children"] if c["own"]]
-    parent = f"Latent {data['parent']['latent']} of {count(data['narrow'])}"
-    first = data["children"][0]
-    if len(own) > 1:
-        return f"{parent} is the nearest of {len(own)} latents among {count(data['wide'])}; the closest is at {fixed(first['cosine'])}"
-    near = f"its nearest of {count(data['wide'])} is at {fixed(first['cosine'])}"
-    return (
-        f"{parent} stays one latent: {near}" if own else f"{parent} has no latent of its own in the larger one: {near}"
-    )
+    children, latent = data["children"], data["parent"]["latent"]
+    own = sum(c["own"] for c in children)
+    closest = f"the closest is at {fixed(children[0]['cosine'])}"
+    if not own:
+        return f"Latent {latent} has no latent of its own among the nearest of {count(data['wide'])}; {closest}"
+    return f"{own} of the {len(children)} latents of {count(data['wide'])} nearest to latent {latent} are its own; {closest}"
 
 
 def _drawn(data: Mapping[str, Any]) -> str:

@@ -277,7 +277,7 @@ def test_an_exercise_is_complete(name):
 def test_pictures_do_not_tell_and_differ():
     pictures = [nb04.picture(name) for name in nb04.PICTURED]
     assert [re.search("<b>(.)</b>", picture)[1] for picture in pictures] == list("ABCD")
-    assert len({picture[10:] for picture in pictures}) == 4
+    assert len({picture[8:] for picture in pictures}) == 4
     for name, picture in zip(nb04.PICTURED, pictures, strict=True):
         assert name not in picture and 'role="img"' in picture and "nan" not in picture
     assert [question.answer for question in nb04.QUESTIONS] != sorted(question.answer for question in nb04.QUESTIONS)
