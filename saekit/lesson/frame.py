@@ -15,11 +15,12 @@ import torch
 
 from .. import io
 from ..hooks import hub_answers, load_model
-from . import glossary, machine, nb00, nb03, nb15
+from . import glossary, machine, nb00, nb03, nb04, nb15
 from .exercise import Exercise, Setting, judge
 from .progress import Progress
 
-CHAPTERS = {chapter.number: chapter for chapter in (nb00.CHAPTER, nb03.CHAPTER, nb15.CHAPTER)}
+LESSONS = (nb00, nb03, nb04, nb15)
+CHAPTERS = {lesson.CHAPTER.number: lesson.CHAPTER for lesson in LESSONS}
 MEASURED = Path(__file__).parents[1] / "assets" / "measured.json"
 SOLUTION_AFTER = 2  # failed checks
 

@@ -49,6 +49,8 @@ TERMS = {
     "FVU": "Fraction of variance unexplained: the squared error of the reconstruction as a share of the variance. 0 is "
     "perfect, 1 is as good as always giving the mean.",
     "Gated": "An SAE that decides with one set of weights whether a latent is on, and with another how strongly.",
+    "frontier": "The coders that no other one beats both in what they spend and in what they lose. Compare coders at "
+    "equal L0, or by where they lie to this line.",
     "hook": "A function that the model calls at a named place while it runs. It may read the activation there, or "
     "change it.",
     "induction": "Copying by pattern: the model saw A B before, sees A again, and predicts B.",
@@ -76,6 +78,8 @@ TERMS = {
     "monosemantic": "Standing for one thing only. A polysemantic neuron or latent is on for several things that have "
     "nothing in common.",
     "neuron": "One unit of the model itself. Neurons are often polysemantic, which is why SAEs are trained.",
+    "PCA": "Principal component analysis: the few fixed directions along which activations vary most. An SAE chooses "
+    "its directions anew at each token, so it should do better with as many.",
     "precision": "Of the tokens where a latent is on, the share that have the label.",
     "recall": "Of the tokens that have the label, the share where the latent is on.",
     "reconstruction": "What the coder gives back for an activation: the sum of the decoder directions of the latents "
@@ -89,6 +93,8 @@ TERMS = {
     "shrinkage": "Activations that come out too small, because the penalty that makes codes sparse also pulls on their "
     "size.",
     "site": "The place in the model where a coder reads and writes, given by the name of a hook.",
+    "straight-through gradient": "A stand-in for the slope of a step, which is zero almost everywhere. Values near the "
+    "step get a slope, so that a threshold can learn.",
     "splice": "Running the model with a coder put in its way at the site, with or without the coder's error.",
     "splitting": "In a larger dictionary one latent becomes several that share its work, such as strings in calls and "
     "strings in lists.",

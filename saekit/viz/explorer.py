@@ -119,7 +119,7 @@ def _gradients(data: Mapping[str, Any]) -> str:
         if not any(values) or (key == "gate_by_theta" and values == data["f_by_theta"]):
             continue
         words += " and ∂gate/∂θ" if key == "f_by_theta" and values == data["gate_by_theta"] else ""
-        drawn += _line(axes, data, values, colour, f'style="stroke-width:2.2" stroke-dasharray="{dash}"')
+        drawn += axes.line(data["z"], values, colour, f'style="stroke-width:2.2" stroke-dasharray="{dash}"')
         y = axes.py(values[-1]) + 4
         while any(abs(y - other) < 13 for other in taken):
             y += 13

@@ -6,7 +6,9 @@ from .explorer import ActivationExplorer as ActivationExplorer
 from .geometry import ToyGeometry as ToyGeometry
 from .monitor import TrainMonitor as TrainMonitor
 from .pareto import ParetoPlot as ParetoPlot
+from .prefix import PrefixSlider as PrefixSlider
 from .quiz import Quiz as Quiz
 from .quiz import StatusBar as StatusBar
 from .steer import SteerSlider as SteerSlider
 from .strip import TokenStrip as TokenStrip
+from .tree import SplitTree as SplitTree
