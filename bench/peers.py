@@ -36,7 +36,7 @@ BARS = {
 }  # fmt: skip
 BUDGETED = ("topk", "batch_topk", "matryoshka")  # those with AuxK
 START_L0 = 48  # of penalty methods; dense codes would be slow here and no run stays there
-FIT_STEPS = 30
+FIT_STEPS, FIT_BATCH = 40, 1024
 
 Workers = dict[str, Worker]
 
@@ -63,7 +63,7 @@ def workers(rows: int, threads: int = 2) -> Iterator[Workers]:
 
 def setup_of(kind: str, **options: Any) -> Setup:
     start = None if kind in BUDGETED else START_L0
-    return Setup(kind, D, F, K, B, **({"steps": 10**6, "start_l0": start} | options))
+    return Setup(kind, D, F, K, **({"batch": B, "steps": 10**6, "start_l0": start} | options))
 
 
 # --- speed ---------------------------------------------------------------------------------------------------------
@@ -136,11 +136,11 @@ def learned(who: str, kind: str) -> dict[str, str]:
 
 def fvu(threads: int = 2) -> None:
     """Held-out FVU after the same steps on the same batches, at the same learning rate where the optimiser is Adam."""
-    end = (FIT_STEPS + 2) * B
-    with workers(end + 8 * B, threads) as running:
+    end = (FIT_STEPS + 2) * FIT_BATCH
+    with workers(end + 6 * B, threads) as running:
         if not running:
             return
-        parts = {"calibration": (end, end + 2 * B), "held_out": (end + 4 * B, end + 8 * B)}
+        parts = {"calibration": (end, end + 2 * B), "held_out": (end + 2 * B, end + 6 * B)}
         ours = {kind: fitted(running["ours"], kind, parts, fast=True) for kind in dict.fromkeys(k for _, k in BARS)}
         theirs = {pair: fitted(running[pair[0]], pair[1], parts) for pair in BARS}
     rows = [
@@ -149,12 +149,13 @@ def fvu(threads: int = 2) -> None:
          "ours at L0 32": ours[kind]["fvu_at_k"], "theirs at L0 32": theirs[who, kind]["fvu_at_k"]}
         for who, kind in BARS
     ]  # fmt: skip
-    report("peers_fvu", f"Held-out FVU after the same {FIT_STEPS} steps of {B} tokens, Adam's rate 1e-3", rows, "ours")
+    title = f"Held-out FVU after the same {FIT_STEPS} steps of {FIT_BATCH} tokens, d_sae {F}, Adam's rate 1e-3"
+    report("peers_fvu", title, rows, "ours")
 
 
 def fitted(worker: Worker, kind: str, parts: dict[str, tuple[int, int]], **options: Any) -> dict[str, float]:
     own_rate = worker.module == "sparsify_peer"  # signum, whose rates are of another size
-    worker.start("fit", setup_of(kind, steps=FIT_STEPS, lr=None if own_rate else 1e-3, **options))
+    worker.start("fit", setup_of(kind, batch=FIT_BATCH, steps=FIT_STEPS, lr=None if own_rate else 1e-3, **options))
     worker.ask("steps", name="fit", first=2, n=FIT_STEPS)
     return worker.ask("score", name="fit", **parts)
 
@@ -162,7 +163,7 @@ def fitted(worker: Worker, kind: str, parts: dict[str, tuple[int, int]], **optio
 # --- quality at equal tokens ---------------------------------------------------------------------------------------
 
 RATES, SEEDS = (1e-3, 3e-3, 1e-2), (0, 1, 2)
-SMALL = {"d_sae": 2048, "batch": 1024, "steps": 300}
+SMALL = {"d_sae": 1024, "batch": 512, "steps": 200}
 QUALITY = {
     "saelens": ("topk", "batch_topk"), "dictionary": ("topk", "batch_topk"), "sparsify_peer": ("topk",),
     "ours": ("topk", "batch_topk"),
@@ -172,7 +173,7 @@ QUALITY = {
 def quality(threads: int = 2) -> None:
     """A grid of learning rates for each, then seeds at its best; FVU at L0 32, dead share."""
     tokens = SMALL["steps"] * SMALL["batch"]
-    with workers(tokens + 40_960, threads) as running:
+    with workers(tokens + 24_576, threads) as running:
         if not running:
             return
         rows = [compared(running[who], kind, tokens) for who, kinds in QUALITY.items() for kind in kinds]
@@ -208,15 +209,15 @@ def one_run(worker: Worker, kind: str, tokens: int, rate: float, seed: int) -> d
     worker.start("run", Setup(kind, D, k=K, lr=rate, seed=seed, fast=True, **SMALL))
     worker.ask("steps", name="run", first=0, n=SMALL["steps"])
     return worker.ask(
-        "score", name="run", calibration=(tokens, tokens + 8_192), held_out=(tokens + 8_192, tokens + 40_960)
+        "score", name="run", calibration=(tokens, tokens + 8_192), held_out=(tokens + 8_192, tokens + 24_576)
     )
 
 
 def after_50_steps(worker: Worker, tokens: int) -> dict[str, Any]:
-    worker.start("short", Setup("batch_topk", D, 2048, 16, 2048, 50, fast=True))
+    worker.start("short", Setup("batch_topk", D, 1024, 16, 2048, 50, fast=True))
     worker.ask("steps", name="short", first=0, n=50)
     found = worker.ask(
-        "score", name="short", calibration=(tokens, tokens + 8_192), held_out=(tokens + 8_192, tokens + 40_960)
+        "score", name="short", calibration=(tokens, tokens + 8_192), held_out=(tokens + 8_192, tokens + 24_576)
     )
     return {"trainer": NAMES.get(worker.module, "saekit"), "k": 16, "eval-mode L0": found["l0"], "FVU": found["fvu"],
             "relative to k": found["l0"] / 16 - 1}  # fmt: skip
