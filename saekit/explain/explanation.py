@@ -1,0 +1,61 @@
+"""An explanation: words about a latent, and where they can be decided, the tokens they hold at."""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool
+
+from ..corpus import Corpus
+from ..features import Features
+
+Holds = Callable[[Corpus], Bool[np.ndarray, "doc pos"]]
+QUOTED = re.compile(r"`([^`]+)`|\"([^\"]+)\"|'([^']+)'")
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """text: what a judge is told. holds: corpus -> boolean array [doc, pos], the tokens that the words hold at."""
+
+    text: str
+    holds: Holds | None = None
+
+    @staticmethod
+    def of(said: Any) -> "Explanation":
+        """A string, a rule (something that says itself by str() and is called on a corpus), or an explanation."""
+        if isinstance(said, Explanation):
+            return said
+        text = said if isinstance(said, str) else str(getattr(said, "text", said))
+        if not text.strip():
+            raise ValueError("the explanation is empty: say in a few words what the latent responds to")
+        return Explanation(text, said if callable(said) else None)
+
+    def __str__(self) -> str:
+        return self.text
+
+    def predicate(self, features: Features) -> Holds:
+        """`holds`, or what the text itself names: the labels of the corpus in it, and the tokens it quotes.
+
+        Raises ValueError for words that name neither, which only a reader can judge.
+        """
+        if self.holds is not None:
+            return self.holds
+        labels = [name for name in features.corpus.label_names if re.search(rf"\b{re.escape(name)}s?\b", self.text)]
+        quoted = [a or b or c for a, b, c in QUOTED.findall(self.text)]
+        if not labels and not quoted:
+            raise ValueError(
+                f"{self.text!r:.80} names no label of {features.corpus.source!r} and quotes no token, so rules cannot "
+                "decide it: quote tokens, give Explanation(text, holds), or ask another judge"
+            )
+        return lambda corpus: _mentioned(features, corpus, labels, quoted)
+
+
+def _mentioned(features: Features, corpus: Corpus, labels: list[str], quoted: list[str]) -> Bool[np.ndarray, "doc pos"]:
+    """The tokens that have one of the labels or are one of those quoted, with or without the blanks around."""
+    named = np.array([piece in quoted or piece.strip() in quoted for piece in features.excerpts.pieces])
+    holds = named[corpus.tokens.numpy()]
+    for label in labels:
+        holds = holds | corpus.labels[label]
+    return holds & corpus.mask
