@@ -43,7 +43,9 @@ TOP, DEAD = 5, 3
 def small_steps(monkeypatch, tmp_path):
     """Sort often enough for thresholds to matter, and keep the cache of this machine out of it."""
     monkeypatch.setattr("saekit.features.kept.WAITING", 100)
+    monkeypatch.setattr("saekit.features.tokens.WAITING", 100)
     monkeypatch.setenv("SAEKIT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("SAEKIT_HOME", str(tmp_path / "home"))
 
 
 @pytest.fixture(scope="module")
@@ -98,18 +100,13 @@ def collect(model, corpus, coder=None, **options):
     return sk.Features.collect(model, coder or made(), corpus, **{"top": TOP, "progress": False} | options)
 
 
-def arrays(index: Index) -> dict[str, np.ndarray]:
-    plain = {name: getattr(index, name) for name in ("histogram", "total", "counts", "base")}
-    return plain | {f"{n}.{k}": v for n in ("top", "drawn") for k, v in getattr(index, n)._asdict().items()}
-
-
 def assert_same(a: Index, b: Index) -> None:
     assert a.n == b.n
-    for name, expected in arrays(a).items():
-        if name == "total":  # the order of a sum
-            np.testing.assert_allclose(arrays(b)[name], expected, rtol=1e-12)
+    for name, expected in a.arrays().items():
+        if name in ("total", "tokens.total"):  # the order of a sum
+            np.testing.assert_allclose(b.arrays()[name], expected, rtol=1e-12)
         else:
-            np.testing.assert_array_equal(arrays(b)[name], expected, name)
+            np.testing.assert_array_equal(b.arrays()[name], expected, name)
 
 
 # -- numbers
@@ -173,7 +170,8 @@ def test_labels_of_a_latent(features, corpus):
     for i in (0, 7, DEAD):
         rows, met = features[i].labels(), table[table.latent == i].set_index("label")
         assert {*rows.label} == {*corpus.labels} - {"mixed"} and rows.f1.is_monotonic_decreasing
-        assert list(rows) == ["label", "context", "base", "precision", "recall", "f1", "always_fire"]
+        columns = ["label", "context", "base", "precision", "recall", "f1", "always_fire"]
+        assert list(rows) == [*columns, "auc", "neuron_auc", "neuron_f1"]
         for row in rows.itertuples():
             assert row.base == pytest.approx(corpus.labels[row.label][corpus.scored].mean())
             expected = met.loc[row.label] if row.label in met.index else dict(precision=0, recall=0, f1=0)
@@ -313,10 +311,11 @@ def test_a_tally_does_not_depend_on_the_batches(corpus, dense):
     """The same codes, one window at a time, a few, or all at once."""
     made_of = {}
     for size in (1, 3, len(corpus)):
-        tally = Tally(corpus, dense.shape[-1], TOP, seed=0)
+        tally = Tally(corpus, dense.shape[-1], TOP, 100, seed=0)
         for start in range(0, len(corpus), size):
             part = corpus[start : start + size]
-            tally.add(start, part, Codes.from_dense(torch.from_numpy(dense[start : start + size][part.mask])))
+            rows = torch.from_numpy(dense[start : start + size][part.mask])
+            tally.add(start, part, Codes.from_dense(rows), rows)
         made_of[size] = Index.of(tally)
     assert_same(made_of[1], made_of[3])
     assert_same(made_of[1], made_of[len(corpus)])
@@ -341,8 +340,8 @@ def test_every_firing_of_a_stratum_is_drawn_equally_often(corpus):
     codes = Codes.from_dense(torch.linspace(1.0, 1.1, int(mask.sum()))[:, None])
     counts = np.zeros(mask.numel())
     for seed in range(1000):
-        tally = Tally(corpus, 1, 1, seed)
-        tally.add(0, corpus[:4], codes)
+        tally = Tally(corpus, 1, 1, 9, seed)
+        tally.add(0, corpus[:4], codes, codes.values[:, None])
         counts[Index.of(tally).drawn.place] += 1
     counts = counts[mask.flatten().numpy()]
     assert counts.sum() == 4000
@@ -519,7 +518,7 @@ def test_a_damaged_file_is_made_again_by_collect_and_refused_by_open(model, corp
     flipped = content[:-9] + bytes([content[-9] ^ 1]) + content[-8:]
     bad = {"cut": content[: len(content) // 2], "flipped": flipped, "empty": b"", "text": b"hello" * 99}
     if damage == "other format":
-        monkeypatch.setattr("saekit.features.store.FORMAT", 2)
+        monkeypatch.setattr("saekit.features.store.FORMAT", 1)
     else:
         file.unlink()  # `whole` has it mapped
         file.write_bytes(bad[damage])

@@ -5,6 +5,7 @@ import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +22,14 @@ from .labels import IDENTITY
 from .windows import FIRST, MIXED, REAL, fingerprint
 
 
-class Labels(Mapping[str, Bool[np.ndarray, "doc pos"]]):
-    """Label -> boolean array [doc, pos], unpacked when asked for."""
+class Labels(Mapping[str, Bool[np.ndarray, "*places"]]):
+    """Label -> boolean array, [doc, pos] or of the places asked for, unpacked when asked for."""
 
-    def __init__(self, bits: Int[np.ndarray, "doc pos"], names: tuple[str, ...]):
+    def __init__(self, bits: Int[np.ndarray, "*places"], names: tuple[str, ...]):
         self._bits = bits
         self._places = {"mixed": MIXED} | {name: FIRST + i for i, name in enumerate(names)}
 
-    def __getitem__(self, name: str) -> Bool[np.ndarray, "doc pos"]:
+    def __getitem__(self, name: str) -> Bool[np.ndarray, "*places"]:
         if name not in self._places:
             raise KeyError(f"no label {name!r}; this corpus has {', '.join(self._places)}")
         return (self._bits >> self._places[name] & 1).astype(bool)
@@ -91,6 +92,28 @@ class Corpus:
     @property
     def n_tokens(self) -> int:
         return int(np.count_nonzero(self.mask))
+
+    def labels_at(self, places: Int[np.ndarray, " n"]) -> Labels:
+        """Label -> boolean array [n], of the tokens at some places, `window * width + position`."""
+        return Labels(self.bits[np.divmod(places, self.bits.shape[1])], self.label_names)
+
+    def test_windows(self, share: float = 0.5, seed: int = 0) -> Bool[np.ndarray, " doc"]:
+        """Which windows are of the texts held back: with `test` this array, `corpus[~test]` and `corpus[test]` have no
+        text in common.
+
+        `share` of the texts, at least one on either side, chosen by a hash of their names and `seed`, so that the
+        same texts are always split alike. Explanations are made on the one half and scored on the other.
+        Raises ValueError for a corpus of one text, and for a share that is not between 0 and 1.
+        """
+        present = np.unique(self.text_ids)
+        if len(present) < 2 or not 0 < share < 1:
+            raise ValueError(
+                f"{len(present)} texts of {self.source!r} cannot be split with share={share}: at least 2 texts and a "
+                "share between 0 and 1 are needed"
+            )
+        ranked = sorted(present.tolist(), key=lambda i: (blake2b(f"{seed} {self.texts[i]}".encode()).digest(), i))
+        held_back = ranked[: min(max(round(share * len(ranked)), 1), len(ranked) - 1)]
+        return np.isin(self.text_ids, held_back)
 
     def check_model(self, model: Any) -> None:
         """Raise ValueError unless this model's (or bare) tokenizer is the one that made the corpus."""

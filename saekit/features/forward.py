@@ -1,7 +1,7 @@
 """The codes of a corpus, a few windows at a time."""
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -14,6 +14,15 @@ from ..corpus import Corpus
 from ..hooks import capture, check_fit
 
 WINDOWS = 4  # per forward pass
+
+
+class Seen(NamedTuple):
+    """A few windows of a corpus, the first of them number `start`; x and codes have a row for each token of `mask`."""
+
+    start: int
+    part: Corpus
+    x: Float[Tensor, "rows d_in"]
+    codes: Codes
 
 
 def check(model: Any, coder: SparseCoder, corpus: Corpus) -> None:
@@ -30,10 +39,8 @@ def check(model: Any, coder: SparseCoder, corpus: Corpus) -> None:
 
 
 @torch.no_grad()
-def encoded(
-    model: Any, coder: SparseCoder, corpus: Corpus, *, progress: bool = False
-) -> Iterator[tuple[int, Corpus, Codes]]:
-    """(number of the first window, a few windows, their codes: a row for each token of `mask`), on the CPU.
+def encoded(model: Any, coder: SparseCoder, corpus: Corpus, *, progress: bool = False) -> Iterator[Seen]:
+    """A few windows at a time: what the coder reads there and its codes, on the CPU.
 
     The forward pass ends at the coder's site. Raises ValueError for activations that are not finite.
     """
@@ -42,7 +49,7 @@ def encoded(
         part = corpus[start : start + WINDOWS]
         seen = capture(model, part.tokens, *coder.site.reads)
         x = _finite(coder.site.inputs(seen)[torch.from_numpy(part.mask)], coder)
-        yield start, part, _on_cpu(coder.encode(x))
+        yield Seen(start, part, x.cpu(), _on_cpu(coder.encode(x)))
 
 
 def _finite(x: Float[Tensor, "rows d_in"], coder: SparseCoder) -> Float[Tensor, "rows d_in"]:

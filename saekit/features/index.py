@@ -10,15 +10,20 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from jaxtyping import Bool
 
 from ..coder import SparseCoder
 from ..corpus import Corpus
 from ..train.loop import interruptible
 from . import store, table
+from .again import reencoded
+from .auc import auc
 from .examples import Excerpts
 from .forward import check, encoded
 from .latent import Latent
+from .notes import Notes
 from .scores import Meetings
 from .store import Index
 from .tally import Tally
@@ -44,30 +49,34 @@ class Features:
         *,
         path: str | os.PathLike | None = None,
         top: int = 32,
+        sample: int = 32_768,
         seed: int = 0,
         progress: bool = True,
     ) -> "Features":
         """The index of all latents, from one pass over the corpus that ends at the coder's site.
 
         path: its folder; unless given, one of its own in `$SAEKIT_CACHE` or `~/.cache/saekit`. An index that is there
-        for the same model, coder, corpus, `top` and `seed` is opened, memory-mapped; any other is replaced.
-        top: how many of each latent's largest firings to keep, one per window. seed: of the firings drawn at random.
+        for the same model, coder, corpus and settings is opened, memory-mapped; any other is replaced.
+        top: how many of each latent's largest firings to keep, one per window. sample: how many tokens, drawn at
+        random, to keep all codes of: co-firing, AUC, rules and tries are measured on them. seed: of what is drawn.
         Ctrl-C ends the pass and returns what was seen, with a warning; that is not kept on disk.
 
         Raises ValueError for a corpus of another tokenizer, a coder of another site, width or model or one still in
         training, and activations that are not finite; OSError when a `path` given cannot be written.
         """
         check(model, coder, corpus)
-        if top < 1 or not corpus.n_tokens:
-            raise ValueError(f"top={top}, {corpus.n_tokens} tokens: at least 1 firing and 1 token are needed")
-        about = store.identity(model, coder, corpus) | {"settings": {"top": top, "seed": seed}}
+        if top < 1 or sample < 1 or not corpus.n_tokens:
+            raise ValueError(
+                f"top={top}, sample={sample}, {corpus.n_tokens} tokens: at least 1 firing and 1 token are needed"
+            )
+        about = store.identity(model, coder, corpus) | {"settings": {"top": top, "sample": sample, "seed": seed}}
         file = _file(path, about)
         index = _opened(file, about)
         if index is None and path is not None:
             file.parent.mkdir(parents=True, exist_ok=True)
             tempfile.TemporaryFile(dir=file.parent).close()  # before the work, not after it
         if index is None:
-            index = _passed(model, coder, corpus, Tally(corpus, coder.d_sae, top, seed), progress)
+            index = _passed(model, coder, corpus, Tally(corpus, coder.d_sae, top, sample, seed), progress)
             if index.n == corpus.n_tokens:
                 index = _written(index, file, about, required=path is not None)
         return Features(model, coder, corpus, index)
@@ -105,20 +114,70 @@ class Features:
         """
         return table.table_of(self)
 
+    @cached_property
+    def notes(self) -> Notes:
+        """Notes and stars of the latents of this coder, kept in `$SAEKIT_HOME` or `~/.saekit`."""
+        return Notes(store.fingerprint({"coder": store.coder_identity(self.coder)}))
+
+    @cached_property
+    def test_windows(self) -> Bool[np.ndarray, " windows"]:
+        """The windows of test documents, half of all; the others are for training. See `Corpus.test_windows`."""
+        return self.corpus.test_windows()
+
+    @cached_property
+    def truth(self) -> Bool[np.ndarray, "m labels"]:
+        """Which of `meetings.labels` hold at each sampled token."""
+        return self.meetings.truth(self.corpus, self.index.sample.place)
+
+    @cached_property
+    def scored(self) -> Bool[np.ndarray, " m"]:
+        """Which of the sampled tokens are scored."""
+        return self.corpus.scored.reshape(-1)[self.index.sample.place]
+
+    @cached_property
+    def auc(self) -> pd.DataFrame:
+        """For each latent and label, the chance that the latent is stronger at a token with the label than at one
+        without (ties count half), over the scored ones of the sampled tokens. NaN where there are none of either."""
+        index = pd.RangeIndex(len(self), name="latent")
+        return pd.DataFrame(auc(self.index.sample, self.truth, self.scored), index, list(self.meetings.labels))
+
+    @cached_property
+    def neurons(self) -> pd.DataFrame:
+        """A row for each label: the best single dimension of what the coder reads, with its sign, AUC and best F1.
+
+        The baseline of a latent's AUC and F1, on up to 8,192 sampled tokens; see `saekit.features.neurons`.
+        """
+        index = pd.Index(self.meetings.labels, dtype=object, name="label")
+        return pd.DataFrame(self.index.neurons._asdict(), index=index)
+
+    def reencode(self, n: int = 100, seed: int = 0) -> pd.DataFrame:
+        """n stored firings beside what the model and coder make of their windows now; see `saekit.features.again`.
+
+        Columns: latent, window, pos, stored, again, error = |again - stored| / stored.
+        """
+        return reencoded(self, n, seed)
+
     def label_scores(self) -> pd.DataFrame:
         """A row for each (latent, label) that meet at least once: what `saekit.features.label_scores` measures."""
         return self.meetings.table()
 
     def search(
-        self, query: str | int = "", *, label: str | None = None, token: str | None = None, regex: str | None = None
+        self,
+        query: str | int = "",
+        *,
+        label: str | None = None,
+        token: str | None = None,
+        regex: str | None = None,
+        starred: bool = False,
     ) -> pd.DataFrame:
         """Rows of `table` to which everything given applies, best F1 first; never a dead latent.
 
-        query: a latent's number; or a part of its label or of one of its tokens, in any case. label: its label.
-        token: one of its tokens, with or without the blanks around it. regex: found in the text shown of one of its
-        largest firings. Raises ValueError for a label that the corpus has not, and for a malformed regex.
+        query: a latent's number; or a part of its label, of one of its tokens or of its note, in any case. label: its
+        label. token: one of its tokens, with or without the blanks around it. regex: found in the text shown of one
+        of its largest firings. starred: it has a star.
+        Raises ValueError for a label that the corpus has not, and for a malformed regex.
         """
-        return table.found(self, query, label, token, regex)
+        return table.found(self, query, label, token, regex, starred)
 
     def __len__(self) -> int:
         return self.coder.d_sae
@@ -145,8 +204,8 @@ def _passed(model: Any, coder: SparseCoder, corpus: Corpus, tally: Tally, progre
     """The index after the pass, or after the part of it that there was time for."""
     try:
         with interruptible() as interrupted:
-            for start, part, codes in encoded(model, coder, corpus, progress=progress):
-                tally.add(start, part, codes)
+            for seen in encoded(model, coder, corpus, progress=progress):
+                tally.add(seen.start, seen.part, seen.codes, seen.x)
                 if interrupted.is_set():
                     raise KeyboardInterrupt
     except KeyboardInterrupt:

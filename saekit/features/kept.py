@@ -3,9 +3,20 @@
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Float64, Int, Int64
+from jaxtyping import Bool, Float, Float32, Float64, Int, Int64, UInt64
 
 WAITING = 1 << 15  # newcomers for which a sort is worth its while
+
+
+def random_scores(keys: Int64[np.ndarray, " n"], seed: int) -> Float64[np.ndarray, " n"]:
+    """A number in [0, 1) for each key, a function of key and seed alone: SplitMix64 (Steele et al. 2014)."""
+    z = keys.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(seed * 0xD1342543DE82EF95 % 2**64)
+    z = _mixed(_mixed(z, 30, 0xBF58476D1CE4E5B9), 27, 0x94D049BB133111EB)
+    return ((z ^ (z >> np.uint64(31))) >> np.uint64(11)) * 2.0**-53
+
+
+def _mixed(z: UInt64[np.ndarray, " n"], shift: int, factor: int) -> UInt64[np.ndarray, " n"]:
+    return (z ^ (z >> np.uint64(shift))) * np.uint64(factor)
 
 
 class Entries(NamedTuple):

@@ -7,7 +7,11 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Int
 
+from .auc import auc
 from .examples import Example
+from .neighbours import neighbours, similar
+from .ranges import Range, by_rank, by_value
+from .table import tokens_of
 from .tally import BEFORE, PER_STRATUM, bin_of, centres
 
 if TYPE_CHECKING:
@@ -62,41 +66,130 @@ class Latent:
         slices = np.clip(np.ceil(centres() / self.max * bins) - 1, 0, bins - 1).astype(np.int64)
         return np.bincount(slices, self.features.index.histogram[self.index], bins).astype(np.int64)
 
-    def top(self, n: int = 8) -> list[Example]:
-        """Up to n of its strongest firings, largest first: one per window, and none shown with the same text twice."""
+    def value_quantiles(
+        self, n: int = 10, each: int = 5, seed: int = 0, *, documents: str | None = None
+    ) -> list[Range]:
+        """Its firings in n ranges of equal width, (0, max] cut in n, lowest first, with up to `each` of them at random.
+
+        Counts are those of `histogram(n)`. documents: as in `sample`, of the examples. A dead latent has no ranges.
+        """
+        return by_value(self, n, each, seed, documents)
+
+    def rank_quantiles(self, n: int = 10, each: int = 5, seed: int = 0, *, documents: str | None = None) -> list[Range]:
+        """Its firings in n ranges of equal number, lowest first, with up to `each` of them at random.
+
+        The borders are those of a histogram with bins of a sixteenth of an octave, so right to 4.4 %. documents: as in
+        `sample`. A dead latent has no ranges.
+        """
+        return by_rank(self, n, each, seed, documents)
+
+    def top(self, n: int = 8, *, documents: str | None = None) -> list[Example]:
+        """Up to n of its strongest firings, largest first: one per window, and none shown with the same text twice.
+
+        documents: "train" or "test", to take those of one half of the texts only; see `Features.test_windows`.
+        """
         held, found = self.features.index.top, {}
         for i in range(*held.slice_of(self.index).indices(len(held.place))):
             if len(found) >= n:
                 break
+            if not self._within(held.place[i : i + 1], documents)[0]:
+                continue
             example = self.features.excerpts.at(int(held.place[i]), held.values[i])
             found.setdefault(example.text, example)
         return list(found.values())
 
-    def sample(self, n: int, low: float = 0.0, high: float | None = None, seed: int = 0) -> list[Example]:
+    def sample(
+        self,
+        n: int,
+        low: float = 0.0,
+        high: float | None = None,
+        seed: int = 0,
+        *,
+        power: float = 0.0,
+        documents: str | None = None,
+    ) -> list[Example]:
         """n firings with low < value <= high, drawn without replacement, largest first; fewer if not so many are kept.
 
         They come from those that the index keeps: the largest, and some that were drawn from each quarter-octave of
         values, where each stands for as many firings as there were for one drawn. high=None: no upper end.
-        Raises ValueError for n < 0 and when nothing can lie between low and high.
+        power: a firing is drawn with probability proportional to value**power: 0 for all alike, 1 for importance
+        weighting, 2 for that of Karvonen et al. 2025 (SAEBench). documents: "train" or "test", to draw from one half
+        of the texts only; see `Features.test_windows`.
+        Raises ValueError for n < 0, when nothing can lie between low and high, and for other documents.
         """
         high = np.inf if high is None else high
         if not low < high or n < 0:
             raise ValueError(f"n={n}, low={low}, high={high}: give n >= 0 and low < high")
         places, values, weights = self._pool()
         own = values[:, BEFORE].astype(np.float64)
-        inside = np.flatnonzero((own > low) & (own <= high))
+        inside = np.flatnonzero((own > low) & (own <= high) & self._within(places, documents))
         # A weighted draw without replacement: the first n of exponential waiting times at rates equal to the weights.
-        waits = np.random.default_rng([seed, self.index]).exponential(size=len(inside)) / weights[inside]
+        waits = np.random.default_rng([seed, self.index]).exponential(size=len(inside))
+        waits /= weights[inside] * own[inside] ** power
         drawn = inside[np.argsort(waits)[:n]]
         largest_first = drawn[np.argsort(-own[drawn], kind="stable")]
         return [self.features.excerpts.at(int(places[i]), values[i]) for i in largest_first]
 
     def labels(self) -> pd.DataFrame:
-        """Every label, best F1 first; see `label_scores`. base: the share of the scored tokens that have the label."""
+        """Every label, best F1 first; see `label_scores`. base: the share of the scored tokens that have the label.
+
+        auc: of its activation, `Features.auc`. neuron_auc, neuron_f1: of the best single dimension of what the coder
+        reads, `Features.neurons`. These three are measured on sampled tokens, the others on all.
+        """
         meetings = self.features.meetings
         labels = np.arange(len(meetings.labels))
         scores = meetings.scores(np.full_like(labels, self.index), labels)
+        scores["auc"] = auc(self.features.index.sample, self.features.truth, self.features.scored, self.index)[0]
+        scores["neuron_auc"], scores["neuron_f1"] = (self.features.neurons[name].to_numpy() for name in ("auc", "f1"))
         return scores.sort_values("f1", ascending=False, kind="stable", ignore_index=True)
+
+    def tokens(self, n: int | None = None) -> pd.DataFrame:
+        """The token ids it is on at, those that make up most of its firings first; n of them, or all.
+
+        token, id; seen: how often the id occurs; fires: how often it is on there; precision = P(on | id) = fires /
+        seen; recall = P(id | on) = fires / count; mean: its activation over all occurrences, off counting as 0;
+        mean_on: over those it is on at. Counted on all tokens; where there was no room for all pairs of a latent and
+        an id, fires can be too low, by at most `features.index.tokens.missed`.
+        """
+        return tokens_of(self.features, self.index, n)
+
+    def neighbours(self, n: int = 10) -> pd.DataFrame:
+        """The n latents that are most often on at the same tokens, largest Jaccard index first; none for a dead one.
+
+        together: how many of the sampled tokens both are on at; jaccard: of those that either is on at; lift =
+        P(both) / (P(one) P(other)), 1 where they know nothing of each other; cosine: of their decoder rows.
+        """
+        return neighbours(self.features, self.index, n)
+
+    def similar(self, n: int = 10) -> pd.DataFrame:
+        """The n latents whose decoder rows point most nearly the same way, by cosine; see `neighbours`."""
+        return similar(self.features, self.index, n)
+
+    @property
+    def note(self) -> str:
+        """What was written about it. Setting it saves it; see `saekit.features.notes.Notes`."""
+        return self.features.notes[self.index]["text"]
+
+    @note.setter
+    def note(self, text: str) -> None:
+        self.features.notes.put(self.index, text=str(text))
+
+    @property
+    def star(self) -> bool:
+        """Whether it has a star. Setting it saves it."""
+        return self.features.notes[self.index]["star"]
+
+    @star.setter
+    def star(self, star: bool) -> None:
+        self.features.notes.put(self.index, star=bool(star))
+
+    def _within(self, places: Int[np.ndarray, " n"], documents: str | None) -> Bool[np.ndarray, " n"]:
+        """Which places are of the documents asked for."""
+        if documents not in (None, "train", "test"):
+            raise ValueError(f'documents={documents!r}: give "train", "test", or None for all')
+        if documents is None:
+            return np.ones(len(places), bool)
+        return self.features.test_windows[places // self.features.corpus.tokens.shape[1]] == (documents == "test")
 
     def _pool(self) -> tuple[Int[np.ndarray, " n"], Float[np.ndarray, "n around"], Float[np.ndarray, " n"]]:
         """(places, values around, how many firings each stands for) of all firings that the index keeps."""

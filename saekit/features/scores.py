@@ -42,6 +42,13 @@ class Meetings:
         self.base += holds.sum(0)
         self.counts += scatter(torch.ones_like(codes.values), truth, codes.support).long().numpy()
 
+    def truth(self, corpus: Corpus, places: Int[np.ndarray, " n"]) -> Bool[np.ndarray, "n labels"]:
+        """Which labels hold at each place (`window * width + position`) of a corpus."""
+        held, found = corpus.labels_at(places), np.zeros((len(places), len(self.labels)), bool)
+        for i, name in enumerate(self.labels):
+            found[:, i] = held[name]
+        return found
+
     def scores(self, latent: Int[np.ndarray, " n"], label: Int[np.ndarray, " n"]) -> pd.DataFrame:
         """A row for each pair of a latent and a label, by numbers; columns as in `label_scores`, and base, their p."""
         met, on, has = self.counts[latent, 1 + label], self.counts[latent, 0], self.base[1 + label]
@@ -80,6 +87,6 @@ def label_scores(model: Any, coder: SparseCoder, corpus: Corpus) -> pd.DataFrame
     meetings = Meetings.none(corpus, coder.d_sae)
     if not meetings.labels or not corpus.scored.any():
         raise ValueError(f"{corpus.source!r} has no labelled tokens; give a labelled corpus such as load_corpus(model)")
-    for _, part, codes in encoded(model, coder, corpus):
-        meetings.add(part, codes)
+    for seen in encoded(model, coder, corpus):
+        meetings.add(seen.part, seen.codes)
     return meetings.table()

@@ -19,9 +19,12 @@ from ..corpus import Corpus
 from ..files import replacing
 from ..hooks import model_record
 from .kept import Kept
+from .neurons import Neurons
+from .sample import Sampled
 from .tally import BINS, PER_STRATUM, Tally
+from .tokens import AtTokens
 
-FORMAT = 1
+FORMAT = 2
 SAMPLED = 1024  # numbers that are looked at in each of a model's weights
 PARTS = {
     "coder": "a coder of {latents:,} latents at {site}, {nonlinearity} (weights {weights})",
@@ -58,31 +61,46 @@ class Index:
     base: Int64[np.ndarray, " columns"]
     top: Held
     drawn: Held
+    sample: Sampled
+    tokens: AtTokens
+    neurons: Neurons
 
     @staticmethod
     def of(tally: Tally) -> "Index":
-        top, drawn = Held.of(tally.top, tally.d_sae, 1), Held.of(tally.drawn, tally.d_sae, BINS // PER_STRATUM)
-        meetings = tally.meetings
-        return Index(tally.n, tally.histogram, tally.total, meetings.counts, meetings.base, top, drawn)
+        return Index(
+            tally.n, tally.histogram, tally.total, tally.meetings.counts, tally.meetings.base,
+            top=Held.of(tally.top, tally.d_sae, 1), drawn=Held.of(tally.drawn, tally.d_sae, BINS // PER_STRATUM),
+            sample=tally.sample.sampled(tally.d_sae), tokens=tally.pairs.at_tokens(), neurons=tally.neurons(),
+        )  # fmt: skip
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """All it consists of, by the names in a file."""
+        plain = {name: getattr(self, name) for name in _PLAIN}
+        return plain | {f"{part}.{name}": x for part in _PARTS for name, x in getattr(self, part)._asdict().items()}
 
 
 _PLAIN = ("histogram", "total", "counts", "base")
-_HELD = ("top", "drawn")
+_PARTS = {"top": Held, "drawn": Held, "sample": Sampled, "tokens": AtTokens, "neurons": Neurons}
 
 
 def identity(model: Any, coder: SparseCoder, corpus: Corpus) -> dict[str, dict[str, Any]]:
     """What an index belongs to, in words and hashes: {"coder": ..., "model": ..., "corpus": ...}."""
-    state = coder.state_dict()
     return {
-        "coder": {
-            "latents": coder.d_sae, "site": coder.site.name, "nonlinearity": repr(coder.nonlinearity),
-            "weights": _digest(*state, *state.values()),
-        },
+        "coder": coder_identity(coder),
         "model": model_record(model) | {"weights": _digest(*map(_sample, model.parameters()))},
         "corpus": {
             "source": corpus.source, "windows": len(corpus), "tokenizer": corpus.fingerprint,
             "contents": _digest(*corpus.label_names, corpus.tokens, corpus.bits, corpus.text_ids),
         },
+    }  # fmt: skip
+
+
+def coder_identity(coder: SparseCoder) -> dict[str, Any]:
+    """Which coder it is."""
+    state = coder.state_dict()
+    return {
+        "latents": coder.d_sae, "site": coder.site.name, "nonlinearity": repr(coder.nonlinearity),
+        "weights": _digest(*state, *state.values()),
     }  # fmt: skip
 
 
@@ -103,9 +121,7 @@ def check_same(path: Path, found: dict[str, Any], expected: dict[str, Any]) -> N
 
 def save(index: Index, path: Path, about: dict[str, Any]) -> None:
     """Write an index to one file, whole or not at all. Raises OSError."""
-    arrays = {name: getattr(index, name) for name in _PLAIN}
-    arrays |= {f"{name}.{field}": x for name in _HELD for field, x in getattr(index, name)._asdict().items()}
-    tensors = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
+    tensors = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in index.arrays().items()}
     words = json.dumps({"format": FORMAT, "n": index.n, "about": about})
     with replacing(path) as temporary:
         save_file(tensors, temporary, {"words": words, "check": _check(tensors, words)})
@@ -127,8 +143,8 @@ def read(path: Path) -> tuple[Index, dict[str, Any]]:
         found = f"format {words['format']}, this version reads {FORMAT}" if whole else "its contents have changed"
         raise ValueError(f"{str(path)!r} cannot be used: {found}; {again}")
     arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
-    held = {name: Held(*(arrays[f"{name}.{field}"] for field in Held._fields)) for name in _HELD}
-    return Index(words["n"], **{name: arrays[name] for name in _PLAIN}, **held), words["about"]
+    parts = {name: part(*(arrays[f"{name}.{field}"] for field in part._fields)) for name, part in _PARTS.items()}
+    return Index(words["n"], **{name: arrays[name] for name in _PLAIN}, **parts), words["about"]
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

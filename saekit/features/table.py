@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from .notes import Note
 from .tally import BEFORE
 
 if TYPE_CHECKING:
@@ -41,15 +42,33 @@ def _peak_tokens(features: "Features") -> list[tuple[str, ...]]:
     return [tuple(token for token, _ in found.most_common(TOKENS)) for found in peaks]
 
 
+def tokens_of(features: "Features", latent: int, n: int | None) -> pd.DataFrame:
+    """A row for each token id that a latent is on at; see `Latent.tokens`."""
+    held = features.index.tokens
+    mine = held.slice_of(latent)
+    order = np.argsort(-held.count[mine], kind="stable")[:n]
+    ids, fires, total = held.token[mine][order], held.count[mine][order], held.total[mine][order]
+    seen, on = held.seen[ids], features.index.histogram[latent].sum()
+    shown = [features.excerpts.pieces[i] for i in ids]
+    return pd.DataFrame(
+        {"token": shown, "id": ids, "seen": seen, "fires": fires, "precision": fires / np.maximum(seen, 1),
+         "recall": fires / max(on, 1), "mean": total / np.maximum(seen, 1), "mean_on": total / np.maximum(fires, 1)}
+    )  # fmt: skip
+
+
 def found(
-    features: "Features", query: str | int, label: str | None, token: str | None, regex: str | None
+    features: "Features", query: str | int, label: str | None, token: str | None, regex: str | None, starred: bool
 ) -> pd.DataFrame:
     """Rows of the table, best F1 first; see `Features.search`."""
     rows = features.table[features.table["max"] > 0]
     if query := str(query).strip().lower():
-        rows = rows[rows.index == int(query)] if query.isdecimal() else rows[_mentions(rows, query)]
+        rows = (
+            rows[rows.index == int(query)] if query.isdecimal() else rows[_mentions(rows, query, features.notes.all())]
+        )
     if label is not None:
         rows = rows[rows.label == _known(label, features.meetings.labels)]
+    if starred:
+        rows = rows[rows.index.isin([latent for latent, note in features.notes.all().items() if note.get("star")])]
     if token is not None:
         rows = rows[[any(token in (t, t.strip()) for t in tokens) for tokens in rows.tokens]]
     if regex is not None:
@@ -58,10 +77,11 @@ def found(
     return rows.sort_values("f1", ascending=False, kind="stable")
 
 
-def _mentions(rows: pd.DataFrame, query: str) -> list[bool]:
+def _mentions(rows: pd.DataFrame, query: str, notes: dict[int, Note]) -> list[bool]:
+    noted = {latent for latent, note in notes.items() if query in note.get("text", "").lower()}
     return [
-        query in label.lower() or any(query in token.lower() for token in tokens)
-        for label, tokens in zip(rows.label, rows.tokens, strict=True)
+        latent in noted or query in label.lower() or any(query in token.lower() for token in tokens)
+        for latent, label, tokens in zip(rows.index, rows.label, rows.tokens, strict=True)
     ]
 
 

@@ -3,12 +3,16 @@
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Float32, Float64, Int, Int64, UInt64
+from jaxtyping import Float, Float32, Float64, Int, Int64
+from torch import Tensor
 
 from ..codes import Codes
 from ..corpus import Corpus
-from .kept import Entries, Kept
+from .kept import Entries, Kept, random_scores
+from .neurons import Neurons, best_neurons
+from .sample import Sample
 from .scores import Meetings
+from .tokens import Pairs
 
 BEFORE, AFTER = 20, 10  # tokens whose values are kept on either side of a firing
 AROUND = BEFORE + 1 + AFTER
@@ -27,17 +31,6 @@ def bin_of(values: Float[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
 def centres() -> Float64[np.ndarray, " bins"]:
     """The geometric centre of each bin."""
     return LOWEST * 2 ** ((np.arange(BINS) + 0.5) / PER_OCTAVE)
-
-
-def random_scores(keys: Int64[np.ndarray, " n"], seed: int) -> Float64[np.ndarray, " n"]:
-    """A number in [0, 1) for each key, a function of key and seed alone: SplitMix64 (Steele et al. 2014)."""
-    z = keys.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(seed * 0xD1342543DE82EF95 % 2**64)
-    z = _mixed(_mixed(z, 30, 0xBF58476D1CE4E5B9), 27, 0x94D049BB133111EB)
-    return ((z ^ (z >> np.uint64(31))) >> np.uint64(11)) * 2.0**-53
-
-
-def _mixed(z: UInt64[np.ndarray, " n"], shift: int, factor: int) -> UInt64[np.ndarray, " n"]:
-    return (z ^ (z >> np.uint64(shift))) * np.uint64(factor)
 
 
 class Firings(NamedTuple):
@@ -75,22 +68,24 @@ class Firings(NamedTuple):
 
 
 class Tally:
-    """Histogram, sum, label counts, largest and randomly drawn firings of each latent, as batches of codes are added.
+    """Histogram, sum, label and token counts, largest and randomly drawn firings of each latent, as codes are added.
 
     top: each latent's `top` largest firings, one per window. drawn: `DRAWN` uniformly random firings of each stratum.
-    Its size does not grow with the tokens.
+    sample: all codes of `sample` uniformly random tokens. Its size does not grow with the tokens.
     """
 
-    def __init__(self, corpus: Corpus, d_sae: int, top: int, seed: int) -> None:
-        self.n, self.d_sae, self.seed = 0, d_sae, seed
+    def __init__(self, corpus: Corpus, d_sae: int, top: int, sample: int, seed: int) -> None:
+        self.n, self.d_sae, self.seed, self.corpus = 0, d_sae, seed, corpus
         self.histogram = np.zeros((d_sae, BINS), np.int32)
         self.total = np.zeros(d_sae)
         self.meetings = Meetings.none(corpus, d_sae)
         self.top = Kept(d_sae, top, AROUND)
         self.drawn = Kept(d_sae * (BINS // PER_STRATUM), DRAWN, AROUND)
+        self.sample = Sample(sample, seed)
+        self.pairs = Pairs(d_sae, int(corpus.tokens.max()) + 1)
 
-    def add(self, start: int, part: Corpus, codes: Codes) -> None:
-        """Take some windows into account; the codes have a row for each token of `part.mask`."""
+    def add(self, start: int, part: Corpus, codes: Codes, x: Float[Tensor, "rows d_in"]) -> None:
+        """Take some windows into account; the codes, and what they are of, have a row for each token of `part.mask`."""
         firings = Firings.of(start, part, codes)
         bins = firings.latent * BINS + bin_of(firings.value)
         np.add.at(self.histogram.reshape(-1), bins, 1)
@@ -100,7 +95,17 @@ class Tally:
         self._keep(self.top, firings, peaks, firings.latent, firings.value.astype(np.float64))
         strata, scores = bins // PER_STRATUM, random_scores(firings.place * self.d_sae + firings.latent, self.seed)
         self._keep(self.drawn, firings, np.flatnonzero(self.drawn.may_hold(strata, scores)), strata, scores)
+        ids = part.tokens.numpy()
+        self.pairs.add(firings.latent, ids.reshape(-1)[firings.place - start * ids.shape[1]], firings.value)
+        self.pairs.seen += np.bincount(ids[part.mask], minlength=len(self.pairs.seen))
+        self.sample.add(start * ids.shape[1] + np.flatnonzero(part.mask), codes, x.float())
         self.n += int(part.mask.sum())
+
+    def neurons(self) -> Neurons:
+        """The best single dimension of x for each label, over the scored ones of the tokens it was kept for."""
+        places, x = self.sample.inputs()
+        scored = self.corpus.scored.reshape(-1)[places]
+        return best_neurons(x[scored], self.meetings.truth(self.corpus, places[scored]))
 
     @staticmethod
     def _keep(kept: Kept, firings: Firings, chosen: np.ndarray, groups: np.ndarray, scores: np.ndarray) -> None:
