@@ -9,6 +9,6 @@ from .frontier import point as point
 from .recovery import planted_absorption as planted_absorption
 from .recovery import recovery as recovery
 from .sites import relative_norms as relative_norms
-from .twin import random_twin as random_twin
 from .splitting import prefix_fvu as prefix_fvu
 from .splitting import relatives as relatives
+from .twin import random_twin as random_twin
