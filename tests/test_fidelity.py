@@ -8,8 +8,8 @@ import torch
 from torch.nn import functional as F
 
 import saekit as sk
-from saekit import evals
-from saekit.evals.fidelity import _fvu
+from saekit import evals, presets
+from saekit.evals.fidelity import _fvu, batch_of, drawn
 
 SITE = sk.Site("blocks.1.hook_resid_post")
 D = 32
@@ -112,6 +112,27 @@ def test_a_transcoder_is_scored_at_what_it_writes(model, tiny_corpus):
     scores = evals.fidelity(model, coder, tiny_corpus[:6])
     assert scores["ce_coder"] != pytest.approx(scores["ce"], abs=1e-4)
     assert all(np.isfinite(v) for v in scores.values())
+
+
+def test_a_stack_is_scored_with_all_its_layers_in_place(model, tiny_corpus):
+    reads, writes = ["blocks.0.mlp.hook_in", "blocks.1.mlp.hook_in"], ["blocks.0.hook_mlp_out", "blocks.1.hook_mlp_out"]
+    torch.manual_seed(0)
+    stack, _ = presets.per_layer_transcoders(D, 64, 2, k=8)
+    stack.place(sk.Site(reads, writes), None, None)
+    stack.eval()
+    scores = evals.fidelity(model, stack, tiny_corpus, tokens=500)
+    assert scores["l0"] == pytest.approx(sum(evals.fidelity(model, b, tiny_corpus, tokens=500)["l0"] for b in stack))
+
+    def nothing(x, hook):
+        keep = torch.zeros(x.shape[1]).index_fill(0, torch.tensor([0]), 1.0)  # BOS
+        return x * keep[None, :, None]
+
+    chosen = drawn(tiny_corpus, 500, 0)
+    tokens, mask = batch_of(tiny_corpus, chosen)
+    with torch.no_grad(), model.hooks(fwd_hooks=[(name, nothing) for name in writes]):
+        log_probs = model(tokens).log_softmax(-1)
+    losses = F.nll_loss(log_probs[:, :-1].transpose(1, 2), tokens[:, 1:], reduction="none")
+    assert scores["ce_zero"] == pytest.approx(losses[mask[:, 1:]].mean().item(), rel=1e-4)
 
 
 def test_bad_input_is_named(model, tiny_models, tiny_corpus):

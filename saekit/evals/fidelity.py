@@ -9,18 +9,19 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..coder import SparseCoder
+from ..coder import CoderStack, SparseCoder
 from ..corpus import Corpus
 from ..features.forward import check
 from ..hooks import capture, splice
+from ..nonlinearity import ReLU
+
+Coder = SparseCoder | CoderStack
 
 WINDOWS = 2  # per forward pass
 BOOTSTRAPS = 1_000
 
 
-def fidelity(
-    model: Any, coder: SparseCoder, corpus: Corpus, *, tokens: int = 50_000, seed: int = 0
-) -> dict[str, float]:
+def fidelity(model: Any, coder: Coder, corpus: Corpus, *, tokens: int = 50_000, seed: int = 0) -> dict[str, float]:
     """Reconstruction, sparsity and behaviour over about `tokens` tokens, BOS and padding left out.
 
     fvu: `sum |y - y_hat|^2 / sum |y - mean y|^2`, one mean over all tokens; fvu_low, fvu_high: its 95 % interval,
@@ -38,7 +39,7 @@ def fidelity(
 
 
 def fidelities(
-    model: Any, coders: Sequence[SparseCoder], corpus: Corpus, *, tokens: int = 50_000, seed: int = 0
+    model: Any, coders: Sequence[Coder], corpus: Corpus, *, tokens: int = 50_000, seed: int = 0
 ) -> list[dict[str, float]]:
     """`fidelity` of several coders of one site, on the same tokens; the passes without a coder run once for all.
 
@@ -53,7 +54,7 @@ def fidelities(
     return [_scored([s[i] for s in sums], ablated, mean, seed) for i in range(len(coders))]
 
 
-def check_all(model: Any, coders: Sequence[SparseCoder], corpus: Corpus) -> None:
+def check_all(model: Any, coders: Sequence[Coder], corpus: Corpus) -> None:
     """Raise ValueError unless there are coders, all of one site, and each fits model and corpus."""
     for coder in coders:
         check(model, coder, corpus)
@@ -86,7 +87,7 @@ def batch_of(corpus: Corpus, windows: np.ndarray) -> tuple[Int[Tensor, "batch po
 
 @torch.no_grad()
 def _window_sums(
-    model: Any, coders: Sequence[SparseCoder], tokens: Int[Tensor, "batch pos"], mask: Bool[Tensor, "batch pos"]
+    model: Any, coders: Sequence[Coder], tokens: Int[Tensor, "batch pos"], mask: Bool[Tensor, "batch pos"]
 ) -> list[dict[str, Any]]:
     """For each coder, per window: sums over its tokens, in float64."""
     seen = capture(model, tokens, coders[0].site)
@@ -94,7 +95,7 @@ def _window_sums(
     return [_reconstruction(c, seen, mask) | _losses(model, c, tokens, mask, clean) for c in coders]
 
 
-def _reconstruction(coder: SparseCoder, seen: dict[str, Tensor], mask: Bool[Tensor, "batch pos"]) -> dict[str, Any]:
+def _reconstruction(coder: Coder, seen: dict[str, Tensor], mask: Bool[Tensor, "batch pos"]) -> dict[str, Any]:
     window = torch.arange(len(mask))[:, None].expand_as(mask)[mask]
     y = coder.site.targets(seen)[mask]
     y_hat, codes = coder(coder.site.inputs(seen)[mask])
@@ -113,7 +114,7 @@ def _reconstruction(coder: SparseCoder, seen: dict[str, Tensor], mask: Bool[Tens
 
 
 def _losses(
-    model: Any, coder: SparseCoder, tokens: Tensor, mask: Tensor, clean: Float[Tensor, "batch pos vocab"]
+    model: Any, coder: Coder, tokens: Tensor, mask: Tensor, clean: Float[Tensor, "batch pos vocab"]
 ) -> dict[str, np.ndarray]:
     """Loss of the model as it is and on the reconstruction, and the KL between them, summed per window."""
     with splice(model, coder, keep_error=False, where=mask):
@@ -131,27 +132,31 @@ def _ce(log_probs: Float[Tensor, "batch pos vocab"], tokens: Tensor, predicts: T
 
 
 @torch.no_grad()
-def _ablated_losses(
-    model: Any, coder: SparseCoder, tokens: Tensor, mask: Tensor, mean: np.ndarray
-) -> dict[str, np.ndarray]:
+def _ablated_losses(model: Any, coder: Coder, tokens: Tensor, mask: Tensor, mean: np.ndarray) -> dict[str, np.ndarray]:
     losses = {}
     for name, value in (("ce_zero", np.zeros_like(mean)), ("ce_mean", mean)):
-        constant = _Constant(coder, torch.from_numpy(value).float())
-        with splice(model, {coder.site: constant}, keep_error=False, where=mask):
+        constant = _constant(coder, torch.from_numpy(value).float())
+        with splice(model, constant, keep_error=False, where=mask):
             losses[name] = _ce(model(tokens).log_softmax(-1), tokens, mask[:, 1:].double())
     return losses
 
 
-class _Constant:
-    """Stands where the coder stands and writes the same vector everywhere."""
+def _constant(coder: Coder, value: Float[Tensor, " d_out"]) -> Coder:
+    """What stands where the coder stands and writes the same vector everywhere: a bias and no latent that is ever on.
 
-    def __init__(self, coder: SparseCoder, value: Float[Tensor, " d_out"]) -> None:
-        self.coder, self.value = coder, value
-        self.d_in, self.d_out, self.site, self.W_dec = coder.d_in, coder.d_out, coder.site, coder.W_dec
-        self.model, self.tokenizer, self.encode = coder.model, coder.tokenizer, coder.encode
-
-    def decode(self, codes: Any, x: Tensor) -> Float[Tensor, "rows d_out"]:
-        return self.value.expand(len(x), -1)
+    For a stack, one for each of its layers.
+    """
+    banks = coder.banks
+    values = value.chunk(len(banks))
+    with torch.random.fork_rng(devices=[]):
+        made = [SparseCoder(bank.d_in, 1, ReLU(), d_out=len(part)) for bank, part in zip(banks, values, strict=True)]
+    for one, part in zip(made, values, strict=True):
+        one.b_enc.fill_(-torch.inf)
+        one.b_dec.copy_(part)
+    starts = [i * len(values[0]) for i in range(len(made))]
+    constant = made[0] if isinstance(coder, SparseCoder) else CoderStack(made, starts)
+    constant.place(coder.site, coder.model, coder.tokenizer)
+    return constant.eval()
 
 
 def _scores(sums: dict[str, np.ndarray], mean: np.ndarray) -> dict[str, float]:

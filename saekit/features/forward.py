@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..coder import SparseCoder
+from ..coder import CoderStack, SparseCoder
 from ..codes import Codes, Support
 from ..corpus import Corpus
 from ..hooks import capture, check_fit
@@ -25,7 +25,7 @@ class Seen(NamedTuple):
     codes: Codes
 
 
-def check(model: Any, coder: SparseCoder, corpus: Corpus) -> None:
+def check(model: Any, coder: SparseCoder | CoderStack, corpus: Corpus) -> None:
     """Raise ValueError unless model, coder and corpus belong together and the coder is finished."""
     corpus.check_model(model)
     check_fit(model, coder.site, coder)
