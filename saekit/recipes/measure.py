@@ -105,7 +105,12 @@ def main(beside: dict[str, str]) -> None:
             "coders": dict(zip(names, coders.get(), strict=True)),
             "versions": versions(),
         }
-    write(measured)
+    write(kept() | measured)
+
+
+def kept() -> dict[str, Any]:
+    """What was measured before, by this recipe and others."""
+    return json.loads(MEASURED.read_text()) if MEASURED.exists() else {}
 
 
 def write(measured: dict[str, Any]) -> None:
@@ -116,7 +121,7 @@ def write(measured: dict[str, Any]) -> None:
 
 def again(name: str) -> None:
     """Measure one coder again."""
-    measured = json.loads(MEASURED.read_text())
+    measured = kept()
     measured["coders"][name] = of_coder(name)
     write(measured | {"versions": versions()})
 

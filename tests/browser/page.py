@@ -43,6 +43,7 @@ widgets.StatusBar(facts, warnings=("memory",))""",
     "steer": 'widgets.SteerSlider(model, coder, latent, "def area(width, ", maximum=features[latent].max)',
     "quiz": 'widgets.Quiz("Which is a latent?", ["a unit of the SAE", "a property of the data"], 0, "It is a unit.")',
     "prediction": 'widgets.Quiz("Will it be on?", ["yes", "no"])',
+    "geometry": "widgets.ToyGeometry(5, 0.05)",
     "files": """from pathlib import Path
 shown = {"card": widgets.FeatureCard(features, latent), "browser": widgets.FeatureBrowser(features)}
 shown["strip"] = widgets.TokenStrip(model, coder, code, latent)
