@@ -53,11 +53,12 @@ class Question(NamedTuple):
 
 
 class Chapter(NamedTuple):
-    """What the lesson frame knows about one notebook."""
+    """What the lesson frame knows about one notebook. toys: it needs no model and no coder, so none is loaded."""
 
     number: str
     exercises: tuple[Exercise, ...]
     questions: tuple[Question, ...] = ()
+    toys: bool = False
 
 
 class NotYet(Exception):

@@ -3,7 +3,7 @@
 import inspect
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
@@ -15,11 +15,11 @@ import torch
 
 from .. import io
 from ..hooks import hub_answers, load_model
-from . import glossary, machine, nb00, nb03, nb04, nb15
+from . import glossary, machine, nb00, nb01, nb03, nb04, nb15
 from .exercise import Exercise, Setting, judge
 from .progress import Progress
 
-LESSONS = (nb00, nb03, nb04, nb15)
+LESSONS = (nb00, nb01, nb03, nb04, nb15)
 CHAPTERS = {lesson.CHAPTER.number: lesson.CHAPTER for lesson in LESSONS}
 MEASURED = Path(__file__).parents[1] / "assets" / "measured.json"
 SOLUTION_AFTER = 2  # failed checks
@@ -73,7 +73,8 @@ def start(
     """Load model and coder, set every seed, choose the number of threads, and show the status line.
 
     notebook: its number, "03". model: what `sk.load_model` takes, or a model; coder: what `sk.load` takes, a coder, or
-    None. progress: the folder of the progress file, `$SAEKIT_HOME` or `~/.saekit` unless given.
+    None. A notebook about toys loads neither. progress: the folder of the progress file, `$SAEKIT_HOME` or `~/.saekit`
+    unless given.
     Raises ValueError for a notebook without exercises, and what loading raises.
     """
     if notebook not in CHAPTERS:
@@ -82,11 +83,9 @@ def start(
 
     asking = Thread(target=hub_answers, daemon=True)
     asking.start()
-    model = model if hasattr(model, "cfg") else load_model(model)
-    coder = io.load(coder) if isinstance(coder, str | PathLike) else coder
-    tokens = torch.zeros(2, min(128, model.cfg.n_ctx), dtype=torch.long)
+    model, coder = (None, None) if CHAPTERS[notebook].toys else _loaded(model, coder)
     with torch.no_grad():
-        machine.choose_threads(lambda: model(tokens, return_type=None))
+        machine.choose_threads(_work(model))
     random.seed(seed)
     np.random.seed(seed)  # noqa: NPY002  for cells that use the global generator
     torch.manual_seed(seed)
@@ -94,6 +93,20 @@ def start(
     lesson = Lesson(notebook, Setting(model, coder), Progress(notebook, progress), seed, hub_answers())
     lesson.show_status()
     return lesson
+
+
+def _loaded(model: Any, coder: Any) -> tuple[Any, Any]:
+    model = model if hasattr(model, "cfg") else load_model(model)
+    return model, io.load(coder) if isinstance(coder, str | PathLike) else coder
+
+
+def _work(model: Any) -> Callable[[], Any]:
+    """Something as heavy as what the notebook does, to choose the number of threads by."""
+    if model is None:
+        x = torch.zeros(1024, 256)
+        return lambda: [x @ x.T for _ in range(8)]
+    tokens = torch.zeros(2, min(128, model.cfg.n_ctx), dtype=torch.long)
+    return lambda: model(tokens, return_type=None)
 
 
 class Lesson:
@@ -233,7 +246,7 @@ class Lesson:
         """What the status line shows, in order."""
         site = getattr(getattr(self.coder, "site", None), "name", None)
         return {
-            "model": str(self.model.cfg.model_name),
+            "model": str(self.model.cfg.model_name) if self.model else "none, toys only",
             "coder": f"{self.coder.d_sae:,} latents at {site}".replace(",", "\u202f") if self.coder else "none",
             "network": "online" if self.online else "offline",
             "threads": str(torch.get_num_threads()),

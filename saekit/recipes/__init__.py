@@ -6,5 +6,6 @@ Run in this order; each step says what it needs and writes under `runs/`:
     python -m saekit.recipes.model          the language model (hours; resumes where it was)
     python -m saekit.recipes.coder          the shipped coders
     python -m saekit.recipes.measure        assets/measured.json
+    python -m saekit.recipes.toys           what notebook 01 says of toys, into assets/measured.json
     python -m saekit.recipes.languages      a tiny model of each formal language (not shipped)
 """

@@ -48,6 +48,7 @@ rows = [("topk-16", "topk", 16.0, 0.2), ("topk-32", "topk", 32.0, 0.1)]
 rows += [("relu-32", "relu", 33.0, 0.15), ("pca-32", "pca", 32.0, 0.3)]
 frontier = pd.DataFrame(rows, columns=["name", "variant", "l0", "fvu"]).assign(control=lambda t: t.variant == "pca")
 widgets.ParetoPlot(frontier)""",
+    "geometry": "widgets.ToyGeometry(5, 0.05)",
     "files": """from pathlib import Path
 shown = {"card": widgets.FeatureCard(features, latent), "browser": widgets.FeatureBrowser(features)}
 shown["strip"] = widgets.TokenStrip(model, coder, code, latent)

@@ -664,7 +664,7 @@ LEGIBLE = """() => {
 
 def test_controls_are_large_enough_to_hit(widget):
     small = []
-    for name in ("strip", "card", "browser", "steer", "quiz"):
+    for name in ("strip", "card", "browser", "steer", "quiz", "geometry"):
         shown = widget(name).locator(":is(.sk-btn, .sk-sort, [role=tab], select, input, .qz label, .sk-check):visible")
         boxes = [(control.bounding_box(), control) for control in shown.all()]
         small += [
@@ -680,7 +680,7 @@ SCROLLED = """root => [...root.querySelectorAll('.sk-scroll, .ts-code')]
 @pytest.mark.parametrize("width", [1000, 720])
 def test_nothing_is_cut_or_wider_than_its_frame(widget, notebook: lab.Notebook, width: int):
     notebook.page.set_viewport_size({"width": width, "height": 900})
-    for name in ("status", "strip", "guess", "card", "browser", "steer", "quiz", "prediction"):
+    for name in ("status", "strip", "guess", "card", "browser", "steer", "quiz", "prediction", "geometry"):
         assert widget(name).evaluate(page.WIDER) == []
         assert widget(name).evaluate(SCROLLED) == []
     card = widget("card")
@@ -715,6 +715,23 @@ def test_a_file_needs_no_network(browser: Browser, widget, home: Path, name: str
     assert shown.evaluate("document.documentElement.scrollWidth <= innerWidth")
     assert shown.locator("body").evaluate(page.WIDER) == []
     context.close()
+
+
+def test_a_geometry_follows_its_sliders(widget):
+    geometry = widget("geometry")
+    title, features = geometry.locator(".sk-title"), geometry.locator('[data-act="n_features"]')
+    expect(title).to_have_text("All 5 features are kept, as a pentagon")
+    features.press("Home")
+    features.press("ArrowRight")
+    expect(geometry.locator("output").first).to_have_text("3")
+    expect(geometry.locator(".tg figure").first.locator("text")).to_have_count(3)
+    expect(title).to_have_text(re.compile("of 3 features|All 3 features"))
+    expect(features).to_be_focused()
+    geometry.get_by_label("SAE on Wx").check()
+    expect(geometry.locator(".sk-sub")).to_contain_text("kept directions found")
+    geometry.get_by_role("button", name="Start over").click()
+    expect(geometry.locator(".sk-foot")).to_contain_text("seed 1")
+    expect(geometry.get_by_label("SAE on Wx")).to_be_checked()
 
 
 # -- training

@@ -8,16 +8,17 @@ import time
 import pandas as pd
 import pytest
 import torch
+from scipy.optimize import linear_sum_assignment
 
 import saekit as sk
 from saekit import evals
-from saekit.lesson import nb00, nb03, nb15
+from saekit.lesson import nb00, nb01, nb03, nb15
 from saekit.lesson.exercise import Setting, judge
 from saekit.losses import Step
 
-CHAPTERS = (nb00.CHAPTER, nb03.CHAPTER, nb15.CHAPTER)
+CHAPTERS = (nb00.CHAPTER, nb01.CHAPTER, nb03.CHAPTER, nb15.CHAPTER)
 EXERCISES = {exercise.id: exercise for chapter in CHAPTERS for exercise in chapter.exercises}
-FUNCTIONS = ["0.1", "3.1", "3.2", "3.4", "15.1", "15.2", "15.3"]  # whose answer is a function
+FUNCTIONS = ["0.1", "1.1", "1.2", "1.3", "3.1", "3.2", "3.4", "15.1", "15.2", "15.3"]  # whose answer is a function
 SITE = sk.Site("blocks.1.hook_resid_post")
 
 
@@ -44,6 +45,7 @@ def test_the_reference_passes_and_its_printed_source_too(name, setting):
     assert judge(exercise, exercise.reference, setting).passed
     assert time.perf_counter() - start < 2
     pasted = {"torch": torch, "sk": sk, "splice": sk.splice, "silent": nb03.silent}
+    pasted |= {"linear_sum_assignment": linear_sum_assignment}
     exec(inspect.getsource(exercise.reference), pasted)
     assert judge(exercise, pasted[exercise.reference.__name__], setting).passed
 
@@ -111,6 +113,37 @@ def test_distances_penalties_and_shares_are_the_packages_own(tiny_models, tiny_c
     torch.testing.assert_close(nb15.norm_penalty(f, W), sk.l1()(step)[0].detach())
     rows = sk.Rows(torch.cat([torch.eye(6)[:2] * 2, torch.eye(6)[:2] * 7], dim=1))
     torch.testing.assert_close(nb15.share_of_b(W, 2.0, 7.0), evals.relative_norms(coder, rows)[:, 1])
+
+
+def greedy(W_dec, true):
+    """Recovery by taking the best pair that is left, again and again."""
+    cos = torch.nn.functional.cosine_similarity(true[:, None], W_dec[None], dim=2)
+    found = 0
+    while cos.max() > 0.95:
+        row, column = divmod(int(cos.argmax()), cos.shape[1])
+        cos[row], cos[:, column] = -1, -1
+        found += 1
+    return found / len(true)
+
+
+def test_other_right_answers_about_toys_pass(setting):
+    def einsum_loss(x, x_hat, importance):
+        return torch.einsum("rf,f->", (x - x_hat) ** 2, importance) / len(x)
+
+    def expanded(x, W_enc, b_enc, W_dec, b_dec):
+        f = torch.nn.functional.relu(x @ W_enc - b_dec @ W_enc + b_enc)
+        return torch.addmm(b_dec, f, W_dec), f
+
+    for name, answer in {"1.1": einsum_loss, "1.2": expanded, "1.3": greedy}.items():
+        assert judge(EXERCISES[name], answer, setting).passed
+
+
+def test_recovered_of_the_lesson_is_that_of_evals():
+    source = nb01.hidden_states()
+    coder = toy_coder(source, sk.TopK(1), noise=0.12)
+    share = evals.recovery(coder, source, rows=1_000)["recovered"]
+    assert 0.1 < share < 0.9
+    assert nb01.recovered(coder.W_dec, source.dictionary) == pytest.approx(share)
 
 
 def test_recovered_is_what_fidelity_says(setting, tiny_models):
@@ -252,7 +285,118 @@ def shared(share, weigh=lambda n, length: n / length, dim=1):
     return share_of_b
 
 
+def forwarded(centred=True, turned=False, rectified=True, biased=True, restored=True, decoded="f", swapped=False):
+    def forward(x, W_enc, b_enc, W_dec, b_dec):
+        pre = (x - b_dec * centred) @ (W_enc.T if turned and W_enc.shape == W_enc.T.shape else W_enc) + b_enc * biased
+        f = pre.clamp(min=0) if rectified else pre
+        x_hat = (pre if decoded == "pre" else f) @ (W_dec.T if decoded == "turned" else W_dec) + b_dec * restored
+        return (f, x_hat) if swapped else (x_hat, f)
+
+    return forward
+
+
+def recovery_by(normal="both", sign=lambda cos: cos, matching=True, final=lambda chosen, cos: None):
+    """A way to get 1.3 wrong; `final` makes the answer from the cosines that were chosen and the whole table."""
+
+    def answer(W_dec, true):
+        V, W = (torch.nn.functional.normalize(M, dim=1) if normal == "both" else M for M in (true, W_dec))
+        cos = sign(V @ W.T)
+        chosen = cos[linear_sum_assignment(cos, maximize=True)] if matching else cos.max(1).values
+        wrong = final(chosen, cos)
+        return (chosen > 0.95).sum().item() / len(true) if wrong is None else wrong
+
+    return answer
+
+
+def toy_coder(source, nonlinearity, bias=0.0, noise=0.0):
+    """A finished coder whose dictionary is the true one, or near it."""
+    torch.manual_seed(0)
+    coder = sk.SparseCoder(source.d_in, source.n_features, nonlinearity).eval().requires_grad_(False)
+    W = torch.nn.functional.normalize(source.dictionary + noise * torch.randn_like(source.dictionary), dim=1)
+    coder.W_dec.copy_(W)
+    coder.W_enc.copy_(W.T)
+    coder.b_enc.fill_(bias)
+    return coder
+
+
+def toy_run(source, nonlinearity, l0=9.0, **options):
+    history = pd.DataFrame([{"fvu": 0.2, "l0": l0, "dead": 0.0}])
+    return sk.Run(toy_coder(source, nonlinearity, **options), history, 1)
+
+
+HIDDEN, TRAP = nb01.hidden_states(), nb01.trap()
+TRAPPED = toy_run(TRAP, sk.TopK(8), noise=0.1)
+
+
+def explained(run, centre=True):
+    x = TRAP.features(20_000)[1]
+    y = x - x.mean(0) * centre
+    return 1 - float((x - run.coder(x)[0]).square().sum() / y.square().sum())
+
+
 WRONG = {
+    "1.1": {
+        "weighted mean": lambda x, y, i: (i * (x - y) ** 2).mean(),
+        "plain mean": lambda x, y, i: ((x - y) ** 2).mean(),
+        "unweighted": lambda x, y, i: ((x - y) ** 2).sum(1).mean(),
+        "rows weighted": lambda x, y, i: ((x - y) ** 2 * i[: len(x)].view(-1, 1)).sum(1).mean(),
+        "sum over rows": lambda x, y, i: (i * (x - y) ** 2).sum(),
+        "importance squared": lambda x, y, i: ((i * (x - y)) ** 2).sum(1).mean(),
+        "absolute": lambda x, y, i: (i * (x - y).abs()).sum(1).mean(),
+        "not squared": lambda x, y, i: (i * (x - y)).sum(1).mean(),
+        "a loss for each row": lambda x, y, i: (i * (x - y) ** 2).sum(1),
+        "half": lambda x, y, i: (i * (x - y) ** 2).sum(1).mean() / 2,
+        "raises": lambda x, y, i: x @ y,
+        "a number": 0.5,
+    },
+    "1.2": {
+        "not centred": forwarded(centred=False),
+        "turned": forwarded(turned=True),
+        "no relu": forwarded(rectified=False),
+        "no b_enc": forwarded(biased=False),
+        "not restored": forwarded(restored=False),
+        "decodes the inputs of the relu": forwarded(decoded="pre"),
+        "decoder turned": lambda x, W, b, V, c: forwarded(decoded="turned" if V.shape == V.T.shape else "f")(
+            x, W, b, V, c
+        ),
+        "the other way round": forwarded(swapped=True),
+        "one thing": lambda x, W_enc, b_enc, W_dec, b_dec: x,
+        "another code": lambda x, W_enc, b_enc, W_dec, b_dec: (x, (x @ W_enc).sigmoid()),
+        "another output": lambda x, W, b, V, c: (2 * nb01.forward(x, W, b, V, c)[0], nb01.forward(x, W, b, V, c)[1]),
+        "raises": lambda x, W_enc, b_enc, W_dec, b_dec: x @ W_dec.T.T.T,
+        "a value": 3,
+    },
+    "1.3": {
+        "not normalised": recovery_by(normal="none"),
+        "used twice": recovery_by(matching=False),
+        "rows for columns": recovery_by(final=lambda chosen, cos: (cos.max(0).values > 0.95).float().mean()),
+        "out of the latents": recovery_by(final=lambda chosen, cos: (chosen > 0.95).sum() / cos.shape[1]),
+        "a number of features": recovery_by(final=lambda chosen, cos: (chosen > 0.95).sum()),
+        "mean": recovery_by(final=lambda chosen, cos: chosen.mean()),
+        "no sign": recovery_by(sign=torch.abs),
+        "something else": lambda W_dec, true: 0.123,
+        "raises": lambda W_dec, true: W_dec @ true,
+        "a share": 0.5,
+    },
+    "1.4": {
+        "too many": toy_run(HIDDEN, sk.ReLU()),
+        "too few": toy_run(HIDDEN, sk.ReLU(), bias=-1.0),
+        "nothing on": toy_run(HIDDEN, sk.ReLU(), bias=-20.0),
+        "right on one batch": toy_run(HIDDEN, sk.ReLU(), bias=-0.9, l0=HIDDEN.l0),
+        "told its L0": toy_run(HIDDEN, sk.TopK(1)),
+        "another source": toy_run(TRAP, sk.ReLU()),
+        "a number": 5.0,
+    },
+    "1.5": {
+        "not centred": (TRAPPED, explained(TRAPPED, centre=False)),
+        "unexplained": (TRAPPED, 1 - explained(TRAPPED)),
+        "percent": (TRAPPED, 100 * explained(TRAPPED)),
+        "another number": (TRAPPED, 0.123),
+        "finds all": (toy_run(TRAP, sk.TopK(8)), explained(toy_run(TRAP, sk.TopK(8)))),
+        "explains little": (toy_run(TRAP, sk.TopK(1), noise=0.5), explained(toy_run(TRAP, sk.TopK(1), noise=0.5))),
+        "only the run": TRAPPED,
+        "another width": (toy_run(HIDDEN, sk.TopK(1)), 0.8),
+    },
     "0.1": {
         "characters": lambda model, text: len(text),
         "words": lambda model, text: len(text.split()),
@@ -446,6 +590,22 @@ def test_a_run_is_judged_by_where_it_ends(setting):
     assert dense.passed and "hardly sparse" in dense.message
     assert not judge(EXERCISES["3.3"], run_with(0.2, 0.0), setting).passed
     assert not judge(EXERCISES["3.3"], run_with(0.1, 0.1), setting).passed
+
+
+def test_a_toy_run_is_judged_on_fresh_rows(setting):
+    right = toy_run(HIDDEN, sk.ReLU(), bias=-0.5)
+    assert judge(EXERCISES["1.4"], ..., setting).passed is None
+    assert judge(EXERCISES["1.5"], (..., ...), setting).passed is None
+    assert judge(EXERCISES["1.5"], (TRAPPED, ...), setting).passed is None
+    l0 = right.coder.encode(HIDDEN.features(50_000)[1]).counts().sum().item() / 50_000
+    message = judge(EXERCISES["1.4"], right, setting).message
+    assert f"{l0:.2f} latents" in message and f"{HIDDEN.l0:.1f}" in message
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", ["1.4", "1.5"])
+def test_the_references_that_train_pass(name, setting):
+    assert judge(EXERCISES[name], EXERCISES[name].reference(setting), setting).passed
 
 
 # -- the texts

@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import random
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -44,8 +46,21 @@ def test_start_seeds_loads_and_tells(tiny_models, coder, tmp_path):
     assert lesson.start("00", tiny_models["gpt2"], None, progress=tmp_path).facts()["coder"] == "none"
 
 
+def test_a_lesson_about_toys_loads_no_model(tmp_path):
+    code = f"""
+import sys
+from saekit import lesson
+nb = lesson.start("01", progress={str(tmp_path)!r})
+assert nb.model is None and nb.coder is None
+assert nb.facts()["model"] == "none, toys only" and nb.facts()["coder"] == "none"
+assert not {{"transformer_lens", "transformers"}} & sys.modules.keys()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 def test_names_that_do_not_exist_are_answered_with_those_that_do(nb):
-    with pytest.raises(ValueError, match="no lesson '99'; there are 00, 03, 15"):
+    with pytest.raises(ValueError, match="no lesson '99'; there are 00, 01, 03, 04, 15"):
         lesson.start("99")
     for ask in (nb.check, nb.hint, nb.solution, nb.catch_up):
         with pytest.raises(ValueError, match=r"no exercise '9.9' in notebook 03; there are 3.1, 3.2, 3.3, 3.4"):
