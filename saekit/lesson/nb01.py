@@ -361,7 +361,7 @@ CHAPTER = Chapter(
         ),
         Exercise(
             "1.2",
-            "What an SAE computes",
+            "The forward pass",
             6,
             forward,
             first_fault(_forward_faults, "Right: centred, encoded, rectified, decoded, and the centre put back."),
