@@ -177,7 +177,7 @@ def _dictionaries(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
     found[6] = true[6] + 0.5 * axes[12]
     rest = torch.cat([found[1:2], axes[13:16], axes[12:13] + axes[13:14], axes[9:10] + axes[14:15]])
     W_dec = F.normalize(torch.cat([found, rest]), dim=1)
-    lengths = torch.linspace(0.3, 2.5, len(W_dec))[
+    lengths = torch.linspace(0.2, 1.1, len(W_dec))[
         torch.randperm(len(W_dec), generator=torch.Generator().manual_seed(3))
     ]
     return W_dec * lengths[:, None], true * torch.linspace(0.5, 1.5, 11)[:, None]
@@ -361,7 +361,7 @@ CHAPTER = Chapter(
         ),
         Exercise(
             "1.2",
-            "What an SAE computes",
+            "The forward pass",
             6,
             forward,
             first_fault(_forward_faults, "Right: centred, encoded, rectified, decoded, and the centre put back."),

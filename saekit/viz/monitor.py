@@ -143,10 +143,13 @@ def _series(run: Mapping[str, Any], name: str) -> tuple[list[float], list[float]
 def _fvu(run: Mapping[str, Any]) -> str:
     xs, ys = _series(run, "fvu")
     high = next(top for top in (1, 10, 100, 10**9) if max(run["history"]["fvu"]) <= top * 1.05)
-    axes = _axes(run, (0.05, high), log_y=True)
+    low = 0.05 if min(ys) >= 0.05 else 0.005
+    axes = _axes(run, (low, high), log_y=True)
     ghost = run["ghost"]
     pale = axes.line(thin(ghost["tokens"]), thin(ghost["fvu"]), "var(--sk-mark-soft)") if ghost else ""
     ticks = [(0.05, "0.05"), (0.1, "0.1"), (0.3, "0.3"), (1, "1")] if high == 1 else [(0.1, "0.1"), (1, "1")]
+    if low < 0.05:
+        ticks = [(0.01, "0.01"), (0.1, "0.1"), (1, "1")]
     drawn = axes.grid(ticks + [(high, count(high))] * (high > 1)) + _floor(axes, run) + pale
     if run["pca"]:
         drawn += axes.level(run["pca"], f"PCA, {run['pca_axes']} axes")

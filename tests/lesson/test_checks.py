@@ -363,7 +363,7 @@ WRONG = {
         "one thing": lambda x, W_enc, b_enc, W_dec, b_dec: x,
         "another code": lambda x, W_enc, b_enc, W_dec, b_dec: (x, (x @ W_enc).sigmoid()),
         "another output": lambda x, W, b, V, c: (2 * nb01.forward(x, W, b, V, c)[0], nb01.forward(x, W, b, V, c)[1]),
-        "raises": lambda x, W_enc, b_enc, W_dec, b_dec: x @ W_dec.T.T.T,
+        "raises": lambda x, W_enc, b_enc, W_dec, b_dec: x @ x,
         "a value": 3,
     },
     "1.3": {

@@ -6,7 +6,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from saekit.lesson import curves, glossary, nb03
+from saekit.lesson import curves, glossary, nb01, nb03
 
 NOTEBOOKS = sorted((Path(__file__).parents[2] / "notebooks").glob("*.ipynb"))
 
@@ -94,9 +94,10 @@ def test_a_picture_is_of_its_run_and_does_not_tell():
         assert f"{curves.histories()[name]['fvu'][-1]:.2f}" in picture
 
 
-def test_questions_have_one_right_answer_and_a_reason():
-    assert len({question.id for question in nb03.QUESTIONS}) == len(nb03.QUESTIONS) >= 3
-    for question in nb03.QUESTIONS:
+@pytest.mark.parametrize(("questions", "n"), [(nb01.QUESTIONS, 4), (nb03.QUESTIONS, 6)], ids=["01", "03"])
+def test_questions_have_one_right_answer_and_a_reason(questions, n):
+    assert len({question.id for question in questions}) == len(questions) >= 3
+    for question in questions:
         options = question.options()
-        assert 0 <= question.answer < len(options) == 6
+        assert 0 <= question.answer < len(options) == len({*options}) == n
         assert question.why.endswith(".") and question.question.endswith("?")
