@@ -81,8 +81,8 @@ TERMS = {
     "recall": "Of the tokens that have the label, the share where the latent is on.",
     "reconstruction": "What the coder gives back for an activation: the sum of the decoder directions of the latents "
     "that are on, each times its activation.",
-    "ReLU": "A nonlinearity that passes positive values and sets the others to zero. In an SAE a negative bias before it "
-    "makes the threshold.",
+    "ReLU": "A nonlinearity that passes positive values and sets the others to zero. In an SAE a negative bias before "
+    "it makes the threshold.",
     "residual stream": "The running sum that every layer of the model reads from and adds to. There is one vector at "
     "each token.",
     "SAE": "Sparse autoencoder: a small network that rewrites each activation as a sum of a few directions out of a "
