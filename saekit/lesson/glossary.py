@@ -86,6 +86,8 @@ TERMS = {
     "that are on, each times its activation.",
     "relative norm": "Of a crosscoder's latent: the share of its decoder that is at the second site. 0 and 1 mean "
     "one site only, one half means both alike.",
+    "ReLU": "A nonlinearity that passes positive values and sets the others to zero. In an SAE a negative bias before "
+    "it makes the threshold.",
     "residual stream": "The running sum that every layer of the model reads from and adds to. There is one vector at "
     "each token.",
     "SAE": "Sparse autoencoder: a small network that rewrites each activation as a sum of a few directions out of a "

@@ -160,15 +160,18 @@ def _plot(data: Mapping[str, Any]) -> str:
     drawn = axes.grid(_marks(*axes.y, y)) + axes.floor(_marks(*axes.x, x))
     drawn += text((BOX[0] + BOX[1]) / 2, BOX[3] + 36, f"{x.name}: {x.unit}{', log axis' if x.log else ''}", "middle")
     at = {p["name"]: (axes.px(_place(p["x"], x)), axes.py(_place(p["y"], y))) for p in points}
-    drawn += _front([at[name] for name in data["front"]]) + "".join(
+    marks = _front([at[name] for name in data["front"]]) + "".join(
         _whisker(p, axes, y, at[p["name"]][0]) for p in points
     )
-    drawn += "".join(_mark(p["look"], *at[p["name"]]) + _name(p, *at[p["name"]], data["selected"]) for p in points)
-    drawn += (
+    marks += "".join(_mark(p["look"], *at[p["name"]]) + _name(p, *at[p["name"]], data["selected"]) for p in points)
+    hits = (
         f'<rect x="{BOX[0]}" y="{BOX[2]}" width="{BOX[1] - BOX[0]}" height="{BOX[3] - BOX[2]}" fill="transparent" '
         'data-act="at" data-point="0 1 0 1"/>'
     )
-    drawn += "".join(_hit(p, *at[p["name"]], x, y, data) for p in points)
+    hits += "".join(_hit(p, *at[p["name"]], x, y, data) for p in points)
+    drawn += (
+        f"<g>{marks}</g><g>{hits}</g>"  # apart, so that a point keeps its element, and the focus, when it is selected
+    )
     better = "lower" if y.less else "higher"
     title = f"{y.name} by {x.name}: {better} is better"
     alt = f"{title}; {count(len(points))} points. " + "; ".join(_words(p, x, y) for p in points)
