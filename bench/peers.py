@@ -6,8 +6,10 @@ They live in an environment of their own, and its interpreter is given to the be
     peers/bin/pip install torch==2.13.0 sae-lens==6.54.0 dictionary-learning==0.1.0 eai-sparsify==1.3.3
     PEERS_PYTHON=peers/bin/python python bench/run.py peers_fvu peers peers_quality
 
+With a build of torch for the CPU alone, `peers/bin/pip uninstall torchvision`: the one that comes along does not fit.
 `peers` is speed, in a few minutes; `peers_fvu` is whether we learn as much in the same steps, and its figures stand in
 the table of the first; `peers_quality` is the long one: a grid of learning rates, then seeds at the best.
+Settings are each tool's own; those that count steps or tokens for long runs are shares of the run, as ours are.
 Rows have mean norm sqrt(d_in) for all, so that learning rates and coefficients mean the same.
 """
 
