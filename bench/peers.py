@@ -6,8 +6,10 @@ They live in an environment of their own, and its interpreter is given to the be
     peers/bin/pip install torch==2.13.0 sae-lens==6.54.0 dictionary-learning==0.1.0 eai-sparsify==1.3.3
     PEERS_PYTHON=peers/bin/python python bench/run.py peers_fvu peers peers_quality
 
+With a build of torch for the CPU alone, `peers/bin/pip uninstall torchvision`: the one that comes along does not fit.
 `peers` is speed, in a few minutes; `peers_fvu` is whether we learn as much in the same steps, and its figures stand in
 the table of the first; `peers_quality` is the long one: a grid of learning rates, then seeds at the best.
+Settings are each tool's own; those that count steps or tokens for long runs are shares of the run, as ours are.
 Rows have mean norm sqrt(d_in) for all, so that learning rates and coefficients mean the same.
 """
 
@@ -162,7 +164,7 @@ def fitted(worker: Worker, kind: str, parts: dict[str, tuple[int, int]], **optio
 
 # --- quality at equal tokens ---------------------------------------------------------------------------------------
 
-RATES, SEEDS = (1e-3, 3e-3, 1e-2), (0, 1, 2)
+RATES, SEEDS = (3e-3, 1e-2, 3e-2), (0, 1, 2)
 SMALL = {"d_sae": 1024, "batch": 512, "steps": 200}
 QUALITY = {
     "saelens": ("topk", "batch_topk"), "dictionary": ("topk", "batch_topk"), "sparsify_peer": ("topk",),
@@ -191,17 +193,18 @@ def quality(threads: int = 2) -> None:
 
 
 def compared(worker: Worker, kind: str, tokens: int) -> dict[str, Any]:
+    """The best rate of the grid, then seeds. TopK has L0 32 as it is, BatchTopK with a threshold that gives 32."""
+    score = "fvu" if kind == "topk" else "fvu_at_k"
     grid = {rate: one_run(worker, kind, tokens, rate, SEEDS[0]) for rate in RATES}
-    rate = min(grid, key=lambda r: grid[r]["fvu_at_k"])
+    rate = min(grid, key=lambda r: grid[r][score])
     runs = [grid[rate], *(one_run(worker, kind, tokens, rate, seed) for seed in SEEDS[1:])]
     average = {key: mean(run[key] for run in runs) for key in runs[0]}
-    print(worker.module, kind, {r: round(run["fvu_at_k"], 4) for r, run in grid.items()}, flush=True)
     return {
         "trainer": f"{NAMES.get(worker.module, 'saekit')} {kind}", "best rate": f"{rate:g}",
-        "FVU at L0 32": average["fvu_at_k"] if kind == "batch_topk" else average["fvu"],
-        "lowest": min(run["fvu_at_k" if kind == "batch_topk" else "fvu"] for run in runs),
-        "highest": max(run["fvu_at_k" if kind == "batch_topk" else "fvu"] for run in runs),
-        "dead share": average["dead"], "own eval mode, L0": average["l0"], "own eval mode, FVU": average["fvu"],
+        "FVU at L0 32": average[score], "lowest": min(run[score] for run in runs),
+        "highest": max(run[score] for run in runs), "dead share": average["dead"],
+        "own eval mode, L0": average["l0"], "own eval mode, FVU": average["fvu"],
+        "grid": ", ".join(f"{grid[r][score]:.3f} at {r:g}" for r in RATES),
     }  # fmt: skip
 
 
