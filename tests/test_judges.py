@@ -472,6 +472,8 @@ def test_rules_read_labels_quotes_and_predicates(features, corpus, latent):
         holds("comments or `#`"),
         corpus.labels["comment"] | (corpus.tokens.numpy() == id_of(features.model, "#")),
     )
+    deep = corpus.labels["depth 2+"] | corpus.labels["def name"]
+    np.testing.assert_array_equal(holds("at depth 2+, and def names"), deep & corpus.mask)
     own = explain.Explanation("odd places", lambda part: (part.tokens % 2 == 1).numpy())
     np.testing.assert_array_equal(holds(own), (corpus.tokens % 2 == 1).numpy())
 

@@ -7,6 +7,11 @@ from .explainers import by_contrast as by_contrast
 from .explainers import by_examples as by_examples
 from .explainers import by_output as by_output
 from .explanation import Explanation as Explanation
+from .export import feature_detail as feature_detail
+from .export import feature_json as feature_json
+from .export import save_json as save_json
+from .export import save_table as save_table
+from .export import upload_batch as upload_batch
 from .judges import Cached as Cached
 from .judges import Constant as Constant
 from .judges import Human as Human

@@ -1,7 +1,7 @@
 """An explanation: words about a latent, and where they can be decided, the tokens they hold at."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,7 +42,7 @@ class Explanation:
         """
         if self.holds is not None:
             return self.holds
-        labels = [name for name in features.corpus.label_names if re.search(rf"\b{re.escape(name)}s?\b", self.text)]
+        labels = _named(self.text, features.corpus.label_names)
         quoted = [a or b or c for a, b, c in QUOTED.findall(self.text)]
         if not labels and not quoted:
             raise ValueError(
@@ -50,6 +50,16 @@ class Explanation:
                 "decide it: quote tokens, give Explanation(text, holds), or ask another judge"
             )
         return lambda corpus: _mentioned(features, corpus, labels, quoted)
+
+
+def _named(text: str, names: Sequence[str]) -> list[str]:
+    """The labels in a text as whole words, also in the plural; of two at one place the longer."""
+    found = []
+    for name in sorted(names, key=len, reverse=True):
+        pattern = rf"(?<!\w){re.escape(name)}s?(?!\w)"
+        found += [name] * bool(re.search(pattern, text))
+        text = re.sub(pattern, "\n", text)
+    return found
 
 
 def _mentioned(features: Features, corpus: Corpus, labels: list[str], quoted: list[str]) -> Bool[np.ndarray, "doc pos"]:

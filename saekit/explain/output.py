@@ -15,7 +15,7 @@ from ..nonlinearity import ReLU
 from ..steer import add
 from .lens import checked, ends
 
-LOOKED_AT = 64  # windows in which the largest activation is looked for
+LOOKED_AT = 32  # windows in which the largest activation is looked for
 
 
 def token_change(
@@ -34,7 +34,7 @@ def token_change(
 
     change: `mean log p(token | f_i + strength) - log p(token)` in nats over the tokens of a few corpus windows, the
     coder's error kept (TokenChange, Gur-Arieh et al. 2025, with the error term left in). times: how strong, in units
-    of the largest activation of the latent in 64 windows of the corpus; or strength: in units of the activation.
+    of the largest activation of the latent in 32 windows of the corpus; or strength: in units of the activation.
     before: the second mean, `mean_log_probs(model, prompts(corpus, seed))`, where it is known already.
     Raises ValueError for a latent out of range, one that is never on in those windows, and a corpus of another
     tokenizer.

@@ -5,13 +5,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Float64
 from scipy import stats
 
 from ..features import Latent
 from .explanation import Explanation
 from .judges import Judge, JudgeError, name_of
-from .passages import QUARTERS
+from .passages import OFF, QUARTERS
 from .questions import (
     Question,
     detection_questions,
@@ -20,7 +20,7 @@ from .questions import (
     mixed,
     sides,
     simulation_questions,
-)  # fmt: skip
+)
 
 Z = 1.959964  # a 95 % interval
 DRAWS = 400  # of a bootstrap
@@ -150,17 +150,13 @@ def graded(questions: Sequence[Question], answers: Sequence[str]) -> dict:
 def correlated(questions: Sequence[Question], answers: Sequence[str]) -> dict:
     """The score of answers to simulation questions; see `simulation`."""
     read = [(q, np.array(levels)) for q, a in zip(questions, answers, strict=False) if (levels := q.read(a))]
-    pairs = [np.stack([levels, np.array(q.truth)]) for q, levels in read]
-    parts = [q.passages[0].part for q, _ in read]
-    quarters = {
-        part: _pearson([x for x, p in zip(pairs, parts, strict=True) if p == part or p not in QUARTERS])
-        for part in QUARTERS
-        if part in parts
-    }
-    low, high = _resampled(lambda chosen, _: _pearson([pairs[i] for i in chosen]), [np.arange(len(pairs))], 0)
+    moments = np.array([_moments(levels, np.array(q.truth)) for q, levels in read]).reshape(-1, 6)
+    parts = np.array([q.passages[0].part for q, _ in read], object)
+    quarters = {q: _pearson(moments[(parts == q) | (parts == OFF)]) for q in QUARTERS if (parts == q).any()}
+    low, high = _resampled(lambda chosen, _: _pearson(moments[chosen]), [np.arange(len(read))], 0)
     records = [_record(q.passages[0], list(q.truth), levels.tolist()) for q, levels in read]
     counted = _counted(questions, answers, sum(q.slots for q, _ in read))
-    return {"score": _pearson(pairs), "low": low, "high": high, **counted, "quarters": quarters, "records": records}
+    return {"score": _pearson(moments), "low": low, "high": high, **counted, "quarters": quarters, "records": records}
 
 
 def picked(questions: Sequence[Question], answers: Sequence[str]) -> dict:
@@ -221,12 +217,18 @@ def _auc(score: np.ndarray, truth: np.ndarray) -> float:
     return float((ranks - positives * (positives + 1) / 2) / (positives * (len(truth) - positives)))
 
 
-def _pearson(pairs: Sequence[Float[np.ndarray, "2 _"]]) -> float:
-    """Over all tokens; NaN where one side is constant."""
-    if not pairs:
+def _moments(guess: Float[np.ndarray, " tokens"], truth: Float[np.ndarray, " tokens"]) -> Float64[np.ndarray, " 6"]:
+    """What the correlation over some tokens is made of: sums, so that passages add up."""
+    return np.array([len(guess), guess.sum(), truth.sum(), guess @ guess, truth @ truth, guess @ truth])
+
+
+def _pearson(moments: Float64[np.ndarray, "passages 6"]) -> float:
+    """Over the tokens of all passages; NaN where one side is constant."""
+    n, x, y, xx, yy, xy = moments.sum(0)
+    spread = np.array([xx - x * x / max(n, 1), yy - y * y / max(n, 1)])
+    if n == 0 or (spread <= 1e-12 * np.array([xx, yy])).any():
         return float("nan")
-    guess, truth = np.concatenate(pairs, 1)
-    return float(stats.pearsonr(guess, truth)[0]) if np.ptp(guess) > 0 and np.ptp(truth) > 0 else float("nan")
+    return float((xy - x * y / n) / np.sqrt(spread.prod()))
 
 
 def _cosines(vectors: Float[np.ndarray, "n d"]) -> Float[np.ndarray, " rest"]:
