@@ -31,3 +31,11 @@ from .scores import shuffled as shuffled
 from .scores import simulation as simulation
 from .selection import input_score as input_score
 from .selection import output_score as output_score
+from .examples import max_act as max_act
+from .examples import quantiles as quantiles
+from .n2g import n2g as n2g
+from .output import token_change as token_change
+from .output import vocab_proj as vocab_proj
+from .pruned import pruned as pruned
+from .rules import rules as rules
+from .tokens import tokens as tokens

@@ -44,7 +44,7 @@ class Meetings:
 
     def truth(self, corpus: Corpus, places: Int[np.ndarray, " n"]) -> Bool[np.ndarray, "n labels"]:
         """Which labels hold at each place (`window * width + position`) of a corpus."""
-        held, found = corpus.labels_at(places), np.zeros((len(places), len(self.labels)), bool)
+        held, found = corpus.labels_at(places), np.zeros((len(places), len(self.labels)), bool, order="F")
         for i, name in enumerate(self.labels):
             found[:, i] = held[name]
         return found

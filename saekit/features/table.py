@@ -66,7 +66,7 @@ def found(
             rows[rows.index == int(query)] if query.isdecimal() else rows[_mentions(rows, query, features.notes.all())]
         )
     if label is not None:
-        rows = rows[rows.label == _known(label, features.meetings.labels)]
+        rows = rows[rows.label == known(label, features.meetings.labels)]
     if starred:
         rows = rows[rows.index.isin([latent for latent, note in features.notes.all().items() if note.get("star")])]
     if token is not None:
@@ -90,7 +90,7 @@ def _shows(features: "Features", latent: int, pattern: re.Pattern[str]) -> bool:
     return any(pattern.search(features.excerpts.text(int(place))) for place in held.place[chosen])
 
 
-def _known(label: str, labels: tuple[str, ...]) -> str:
+def known(label: str, labels: tuple[str, ...]) -> str:
     if label not in labels:
         close = ", ".join(difflib.get_close_matches(label, labels) or labels) or "none: this corpus has no labels"
         raise ValueError(f"no label {label!r}; there are {close}")
