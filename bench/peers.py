@@ -120,8 +120,8 @@ def row_of(pair: tuple[str, str], dead: float, seconds: dict, l0: dict) -> dict[
         "ours fp32, tokens/s": B / median(seconds[fp32]), "times faster": best["median"], "low": best["low"],
         "high": best["high"], "times faster, fp32": exact["median"], "bar": bar or "",
         "met": "" if bar is None else "yes" if best["median"] >= bar else "NO",
-        "L0 while timed, ours | theirs": f"{l0[bf16]:.0f} | {l0[pair]:.0f}" if pair in l0 else f"{K} | {K}",
-        "held-out FVU, ours | theirs": fits.get("FVU", ""),
+        "L0 while timed, ours / theirs": f"{l0[bf16]:.0f} / {l0[pair]:.0f}" if pair in l0 else f"{K} / {K}",
+        "held-out FVU, ours / theirs": fits.get("FVU", ""),
     }  # fmt: skip
 
 
@@ -130,7 +130,7 @@ def learned(who: str, kind: str) -> dict[str, str]:
     file = RESULTS / "peers_fvu.json"
     rows = json.loads(file.read_text())["rows"] if file.exists() else []
     found = [row for row in rows if row["peer"] == f"{NAMES[who]} {kind}"]
-    return {"FVU": f"{found[0]['ours']:.3f} | {found[0]['theirs']:.3f}"} if found else {}
+    return {"FVU": f"{found[0]['ours']:.3f} / {found[0]['theirs']:.3f}"} if found else {}
 
 
 # --- as much learned in the same steps -----------------------------------------------------------------------------
