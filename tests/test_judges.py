@@ -478,11 +478,10 @@ def test_rules_read_labels_quotes_and_predicates(features, corpus, latent):
     np.testing.assert_array_equal(holds(own), (corpus.tokens % 2 == 1).numpy())
 
     class Rule:
-        def __call__(self, part):
-            return part.labels["comment"]
+        words = "inside a comment"
 
-        def __str__(self):
-            return "inside a comment"
+        def fires(self, part):
+            return part.labels["comment"]
 
     assert explain.Explanation.of(Rule()).text == "inside a comment"
     np.testing.assert_array_equal(holds(Rule()), corpus.labels["comment"])

@@ -24,13 +24,13 @@ class Explanation:
 
     @staticmethod
     def of(said: Any) -> "Explanation":
-        """A string, a rule (something that says itself by str() and is called on a corpus), or an explanation."""
+        """A string; a rule, which has `words` and `fires(corpus)`; an explanation. Raises ValueError for no words."""
         if isinstance(said, Explanation):
             return said
-        text = said if isinstance(said, str) else str(getattr(said, "text", said))
+        text, holds = (said, None) if isinstance(said, str) else (str(said.words), said.fires)
         if not text.strip():
             raise ValueError("the explanation is empty: say in a few words what the latent responds to")
-        return Explanation(text, said if callable(said) else None)
+        return Explanation(text, holds)
 
     def __str__(self) -> str:
         return self.text

@@ -12,9 +12,10 @@ from ..features import Features
 from ..files import replacing
 from .card import feature_page, name_of
 from .html import count, esc, fixed, page, percent
-from .marks import chips, marker
+from .marks import bar, chips, marker
 
 LARGEST = 300_000  # bytes of one card
+STRONG = 0.7
 SCRIPT = Path(__file__).with_name("gallery.js")
 
 
@@ -59,7 +60,7 @@ def gallery(features: Features, latents: Iterable[int] | None = None, title: str
         raise ValueError(f"latent {dead[0]} is dead in this corpus: leave it away")
     before = mean_log_probs(features.model, prompts(features.corpus))
     return gallery_page([card_data(features, i, before) for i in chosen], features.table.loc[chosen].to_dict("records"),
-                        title or f"{count(len(chosen))} latents of {features.coder.site.name}")  # fmt: skip
+                        title or _finding(features, chosen))  # fmt: skip
 
 
 def save_gallery(features: Features, path: str | os.PathLike, latents: Iterable[int] | None = None) -> Path:
@@ -77,8 +78,8 @@ def gallery_page(cards: list[dict[str, Any]], rows: list[Mapping[str, Any]], tit
     listed = "".join(_row(i, data, row) for i, (data, row) in enumerate(zip(cards, rows, strict=True)))
     frame = (
         f'<section class="sk gl" aria-label="Gallery of latents"><div class="sk-head"><div><h3 class="sk-title">{esc(title)}</h3>'
-        f'<p class="sk-sub">{count(cards[0]["n"])} tokens of {esc(cards[0]["corpus"])} · <span id="gl-n" role="status">'
-        f"{count(len(cards))} shown</span></p></div></div>{_controls(labels)}"
+        f'<p class="sk-sub"><span class="sk-mono">{esc(cards[0]["site"])}</span> · {count(cards[0]["n"])} tokens of {esc(cards[0]["corpus"])} · <span id="gl-n" role="status">'
+        f"{count(len(cards))} shown</span></p></div></div>{_controls(labels)}{HEADS}"
         f'<div class="gl-list" id="gl-list" role="listbox" aria-label="Latents" tabindex="0" aria-activedescendant="gl-0">{listed}'
         '</div><div class="sk-empty" id="gl-none" hidden><b>No latent matches</b><span>Take a word or the label away.</span></div>'
         '<div class="sk-foot"><span><kbd>↑</kbd> <kbd>↓</kbd> choose a latent</span></div></section>'
@@ -92,6 +93,11 @@ def gallery_page(cards: list[dict[str, Any]], rows: list[Mapping[str, Any]], tit
         f'<script type="application/json" id="gl-data">{inlined}</script><script>{SCRIPT.read_text("utf-8")}</script>'
     )
     return page(title, f"<style>{STYLE}</style>{frame}{script}")
+
+
+def _finding(features: Features, chosen: list[int]) -> str:
+    strong = int((features.table.loc[chosen].f1 >= STRONG).sum())
+    return f"{count(strong)} of {count(len(chosen))} latents match a label with F1 of {fixed(STRONG)} or more"
 
 
 def _best(features: Features) -> list[int]:
@@ -126,7 +132,8 @@ def _row(i: int, data: Mapping[str, Any], row: Mapping[str, Any]) -> str:
     name = (
         f"{marker(row['label'])} {esc(data['name'])}" if data["name"] else '<span class="sk-cap">no label fits</span>'
     )
-    f1 = f"F1 {fixed(row['f1'])}" if row["label"] else ""
+    alt = f"F1 {fixed(row['f1'])}; a detector that always fires {fixed(row['always_fire'])}"
+    f1 = f"{bar(row['f1'], alt, row['always_fire'], '56px')} {fixed(row['f1'])}" if row["label"] else ""
     return (
         f'<div class="gl-row" role="option" id="gl-{i}" data-i="{i}" aria-selected="{str(i == 0).lower()}"><b class="sk-num">'
         f"{data['latent']}</b><span>{name}</span>{chips(list(row['tokens'])[:3])}"
@@ -134,11 +141,15 @@ def _row(i: int, data: Mapping[str, Any], row: Mapping[str, Any]) -> str:
     )
 
 
+HEADS = (
+    '<div class="gl-heads sk-cap" aria-hidden="true"><span class="sk-num">Latent</span><span>Best label</span><span>Top tokens</span>'
+    '<span class="sk-num">F1, <b>|</b> always-fire</span><span class="sk-num">Density</span></div>'
+)
 STYLE = """.gl-bar { display: flex; flex-wrap: wrap; gap: 8px 16px; padding: 8px 16px 12px }
 .gl-list { max-height: 264px; overflow: auto; border-top: 1px solid var(--sk-line) }
-.gl-row { display: grid; grid-template-columns: 52px minmax(120px, 1.2fr) minmax(0, 2fr) 64px 64px; gap: 12px; align-items: center;
-padding: 4px 16px; min-height: 30px; border-bottom: 1px solid var(--sk-line); cursor: pointer }
+.gl-row, .gl-heads { display: grid; grid-template-columns: 52px minmax(120px, 1.2fr) minmax(0, 2fr) 112px 64px; gap: 12px;
+align-items: center; padding: 4px 16px } .gl-row { min-height: 30px; border-bottom: 1px solid var(--sk-line); cursor: pointer }
 .gl-row:hover { background: var(--sk-raise) } .gl-row[aria-selected=true] { background: var(--sk-raise-2);
 box-shadow: inset 3px 0 var(--sk-ink) } .gl .sk-empty { padding: 24px 16px }
 .gl .sk-foot kbd { display: inline !important } #gl-card { margin-top: 16px } #gl-card > .sk { margin-bottom: 16px }
-@container sk (max-width: 620px) { .gl-row { grid-template-columns: 44px 1fr 64px } .gl-row > :nth-child(3), .gl-row > :nth-child(5) { display: none } }"""
+@container sk (max-width: 620px) { .gl-row, .gl-heads { grid-template-columns: 44px 1fr 112px } :is(.gl-row, .gl-heads) > :is(:nth-child(3), :nth-child(5)) { display: none } }"""
