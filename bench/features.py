@@ -1,16 +1,20 @@
-"""Features: the index of all latents against the bare model that stops at the same site, and its streaming top-k."""
+"""Features: the index of all latents against the bare model that stops at the same site, its streaming top-k, what is
+asked of an index, and rules."""
 
 import tempfile
 from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
 from statistics import median
+from time import perf_counter
 
 import numpy as np
+import pandas as pd
 import torch
 
 import saekit as sk
 from bench.measure import interleaved, peak_mb, ratio, report
+from saekit import explain
 from saekit.codes import Codes, Support
 from saekit.features import forward
 from saekit.features.kept import Entries, Kept
@@ -23,6 +27,9 @@ ROWS, D_SAE, L0, K, BATCH = 12_288, 8_192, 32, 32, 1_024
 def main() -> None:
     index()
     top_k()
+    questions()
+    large_table()
+    rules()
 
 
 def parts(windows: int) -> tuple:
@@ -53,7 +60,8 @@ def index_of(windows: int, folder: Path) -> dict[str, float]:
 
     def card() -> None:
         latent = found[next(fresh) % coder.d_sae]
-        latent.top(12), latent.sample(12), latent.labels(), latent.histogram()
+        latent.top(12), latent.value_quantiles(), latent.rank_quantiles(), latent.labels(), latent.histogram()
+        latent.neighbours(), latent.similar(), latent.tokens(20)
 
     ways = {
         "bare": bare,
@@ -69,6 +77,61 @@ def index_of(windows: int, folder: Path) -> dict[str, float]:
         "reopen ms": 1e3 * median(seconds["reopen"]), "latent card ms": 1e3 * median(seconds["card"]) / 50,
         "MB on disk": sum(file.stat().st_size for file in (folder / "kept").iterdir()) / 1e6,
     }  # fmt: skip
+
+
+def questions() -> None:
+    """What a card asks of an open index, each for latents not asked before; and 100 stored firings read again."""
+    model, coder, corpus = parts(60)
+    with tempfile.TemporaryDirectory() as folder:
+        found, fresh = sk.Features.collect(model, coder, corpus, path=folder, progress=False), count()
+        asked = ("top", "value_quantiles", "rank_quantiles", "labels", "tokens", "neighbours", "similar")
+
+        def ask(name: str) -> Callable[[], object]:
+            return lambda: getattr(found[next(fresh) % coder.d_sae], name)()
+
+        ways = {name: ask(name) for name in asked} | {"search": lambda: found.search("doc")}
+        seconds = interleaved(ways, inner=20)
+        again = found.reencode(100).error.max()
+    rows = [{"asked": name, "ms": 1e3 * median(each), "slowest ms": 1e3 * max(each)} for name, each in seconds.items()]
+    report("features_asked", f"One latent of {CODER}, from an open index", rows, "ms", {"reencoding error": again})
+
+
+def large_table(latents: int = 16_384) -> None:
+    """Filters and a sort of a table of 16k rows: those of an index of 2,048 latents, over and over."""
+    model, coder, corpus = parts(60)
+    with tempfile.TemporaryDirectory() as folder:
+        found = sk.Features.collect(model, coder, corpus, path=folder, progress=False)
+        rows = found.table.iloc[np.arange(latents) % len(found)].reset_index(drop=True)
+        found.table = rows.rename_axis("latent")
+        ways: dict[str, Callable[[], pd.DataFrame]] = {
+            "part of a label or token": lambda: found.search("doc"),
+            "a label": lambda: found.search(label="docstring"),
+            "a token": lambda: found.search(token="self"),
+            "all, sorted by density": lambda: found.search().sort_values("density"),
+        }
+        seconds = interleaved(ways, inner=3)
+    told = [{"filter": name, "ms": 1e3 * median(each)} for name, each in seconds.items()]
+    report("features_search", f"Search in {latents:,} latents", told, "ms")
+
+
+def rules(windows: int = 240, latents: int = 30) -> None:
+    """Rules of some live latents: seconds for one, and F1 on documents that were not looked at."""
+    model, coder, corpus = parts(windows)
+    with tempfile.TemporaryDirectory() as folder:
+        found = sk.Features.collect(model, coder, corpus, path=folder, progress=False)
+        rows = []
+        for latent in np.random.default_rng(0).permutation(found.search().index)[:latents]:
+            start = perf_counter()
+            try:
+                rule = explain.rules(found[int(latent)])
+            except ValueError:  # it is on at too few of the sampled tokens
+                continue
+            rows.append((perf_counter() - start, rule.train.f1, rule.test.f1, rule.label[2].f1))
+    table = np.array(rows)
+    names = ["seconds", "F1 train", "F1 test", "F1 test of the best label"]
+    told = [{"of a latent": name, "median": float(np.median(x)), "largest": float(x.max())}
+            for name, x in zip(names, table.T, strict=True)]  # fmt: skip
+    report("features_rules", f"Rules of {len(table)} latents of {CODER}, {found.n:,} tokens", told, "median")
 
 
 def top_k() -> None:
