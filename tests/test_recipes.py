@@ -195,3 +195,18 @@ def test_most_of_what_a_trained_model_says_is_in_the_language(name, share, tmp_p
     measured = languages.train(toy.LANGUAGES[name], tmp_path / "model")
     assert measured["accepted"] > share
     assert measured["ended"] > 0.9
+
+
+@pytest.mark.parametrize("name", ["switch", "crosscoder", "feature_aligned"])
+def test_settings_are_measured_side_by_side(name, tiny_models, tiny_corpus, monkeypatch):
+    import saekit as sk
+    from saekit.recipes import defaults
+
+    first, second = (sk.Site(f"blocks.{i}.hook_resid_post") for i in (0, 1))
+    for what, value in {"D_SAE": 64, "K": 4, "SITE": first, "TWO": sk.Site((first.read, second.read))}.items():
+        monkeypatch.setattr(defaults, what, value)
+    rows = defaults.measure(name, tiny_models["gpt2"], tiny_corpus, 4_096)
+    assert [row["setting"] for row in rows] == [what for what, _ in defaults.GRIDS[name](32)]
+    assert all(row["fvu"] > 0 and row["l0"] > 0 and 0 <= row["silent"] <= 1 for row in rows)
+    extra = {"switch": "experts", "crosscoder": "single", "feature_aligned": "agreement"}[name]
+    assert len({row[extra] for row in rows} | {0.0}) > 1
