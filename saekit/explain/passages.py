@@ -71,7 +71,8 @@ class Half:
 
         They are around the firings that the index keeps: the largest, and some of each quarter-octave.
         """
-        kept = [e for e in latent.sample(ALL) if e.window in set(self.windows.tolist())]
+        here = {*self.windows.tolist()}
+        kept = [example for example in latent.sample(ALL) if example.window in here]
         ranks = _ranks(latent, np.array([e.value for e in kept]))
         found: dict[int, list[int]] = {}
         passages = []
