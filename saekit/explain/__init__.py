@@ -3,6 +3,8 @@
 from .embedders import mean_embeddings as mean_embeddings
 from .embedders import tfidf as tfidf
 from .endpoint import endpoint as endpoint
+from .examples import max_act as max_act
+from .examples import quantiles as quantiles
 from .explainers import by_contrast as by_contrast
 from .explainers import by_examples as by_examples
 from .explainers import by_output as by_output
@@ -22,7 +24,10 @@ from .lens import de_embedding as de_embedding
 from .lens import vocab_proj as vocab_proj
 from .local import LocalModel as LocalModel
 from .mutual import mutual_information as mutual_information
+from .n2g import n2g as n2g
 from .output import token_change as token_change
+from .pruned import pruned as pruned
+from .rules import rules as rules
 from .scores import detection as detection
 from .scores import embedding as embedding
 from .scores import fuzzing as fuzzing
@@ -31,11 +36,4 @@ from .scores import shuffled as shuffled
 from .scores import simulation as simulation
 from .selection import input_score as input_score
 from .selection import output_score as output_score
-from .examples import max_act as max_act
-from .examples import quantiles as quantiles
-from .n2g import n2g as n2g
-from .output import token_change as token_change
-from .output import vocab_proj as vocab_proj
-from .pruned import pruned as pruned
-from .rules import rules as rules
 from .tokens import tokens as tokens
