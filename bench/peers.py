@@ -38,7 +38,8 @@ BARS = {
 }  # fmt: skip
 BUDGETED = ("topk", "batch_topk", "matryoshka")  # those with AuxK
 START_L0 = 48  # of penalty methods; dense codes would be slow here and no run stays there
-FIT_STEPS, FIT_BATCH = 40, 1024
+HELD = 1e-9  # a rate at which a step costs what it costs and moves nothing, so that the L0 of penalty methods stays
+FIT_STEPS, FIT_BATCH = 100, 1024
 
 Workers = dict[str, Worker]
 
@@ -64,8 +65,8 @@ def workers(rows: int, threads: int = 2) -> Iterator[Workers]:
 
 
 def setup_of(kind: str, **options: Any) -> Setup:
-    start = None if kind in BUDGETED else START_L0
-    return Setup(kind, D, F, K, **({"batch": B, "steps": 10**6, "start_l0": start} | options))
+    start, lr = (None, None) if kind in BUDGETED else (START_L0, HELD)
+    return Setup(kind, D, F, K, **({"batch": B, "steps": 10**6, "start_l0": start, "lr": lr} | options))
 
 
 # --- speed ---------------------------------------------------------------------------------------------------------
@@ -137,7 +138,11 @@ def learned(who: str, kind: str) -> dict[str, str]:
 
 
 def fvu(threads: int = 2) -> None:
-    """Held-out FVU after the same steps on the same batches, at the same learning rate where the optimiser is Adam."""
+    """Held-out FVU after the same steps on the same batches, each at its best rate of `peers_quality`.
+
+    Rates go with 1 / sqrt(d_sae). Penalty methods take their tool's rate for TopK, and the same coefficient on both
+    sides; their L0 differs, so read both columns.
+    """
     end = (FIT_STEPS + 2) * FIT_BATCH
     with workers(end + 6 * B, threads) as running:
         if not running:
@@ -148,24 +153,34 @@ def fvu(threads: int = 2) -> None:
     rows = [
         {"peer": f"{NAMES[who]} {kind}", "ours": ours[kind]["fvu"], "theirs": theirs[who, kind]["fvu"],
          "L0 ours": ours[kind]["l0"], "L0 theirs": theirs[who, kind]["l0"],
-         "ours at L0 32": ours[kind]["fvu_at_k"], "theirs at L0 32": theirs[who, kind]["fvu_at_k"]}
+         "dead ours": ours[kind]["dead"], "dead theirs": theirs[who, kind]["dead"]}
+        | ({"ours at L0 32": ours[kind]["fvu_at_k"], "theirs at L0 32": theirs[who, kind]["fvu_at_k"]}
+           if kind in ("batch_topk", "matryoshka") else {})
         for who, kind in BARS
     ]  # fmt: skip
-    title = f"Held-out FVU after the same {FIT_STEPS} steps of {FIT_BATCH} tokens, d_sae {F}, Adam's rate 1e-3"
+    title = f"Held-out FVU after the same {FIT_STEPS} steps of {FIT_BATCH} tokens, d_sae {F}, each at its best rate"
     report("peers_fvu", title, rows, "ours")
 
 
 def fitted(worker: Worker, kind: str, parts: dict[str, tuple[int, int]], **options: Any) -> dict[str, float]:
-    own_rate = worker.module == "sparsify_peer"  # signum, whose rates are of another size
-    worker.start("fit", setup_of(kind, batch=FIT_BATCH, steps=FIT_STEPS, lr=None if own_rate else 1e-3, **options))
+    lr = best_rate(worker.module, kind) * (SMALL["d_sae"] / F) ** 0.5
+    worker.start("fit", setup_of(kind, batch=FIT_BATCH, steps=FIT_STEPS, lr=lr, **options))
     worker.ask("steps", name="fit", first=2, n=FIT_STEPS)
     return worker.ask("score", name="fit", **parts)
 
 
+def best_rate(who: str, kind: str) -> float:
+    """Of the grid in `peers_quality`, which runs before this."""
+    rows = json.loads((RESULTS / "peers_quality.json").read_text())["rows"]
+    rates = {row["trainer"]: float(row["best rate"]) for row in rows}
+    tool = NAMES.get(who, "saekit")
+    return rates.get(f"{tool} {kind}", rates[f"{tool} topk"])
+
+
 # --- quality at equal tokens ---------------------------------------------------------------------------------------
 
-RATES, SEEDS = (3e-3, 1e-2, 3e-2), (0, 1, 2)
-SMALL = {"d_sae": 1024, "batch": 512, "steps": 200}
+RATES, SEEDS = (2e-3, 5e-3, 1.2e-2), (0, 1, 2)
+SMALL = {"d_sae": 2048, "batch": 1024, "steps": 300}
 QUALITY = {
     "saelens": ("topk", "batch_topk"), "dictionary": ("topk", "batch_topk"), "sparsify_peer": ("topk",),
     "ours": ("topk", "batch_topk"),

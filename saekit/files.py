@@ -25,9 +25,9 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
             error.errno, f"cannot write {str(path)!r}: {error.strerror}; choose a folder you can write to"
         ) from error
     os.close(handle)
-    Path(name).chmod(0o666 & ~_umask())  # mkstemp makes files that only their owner can read
     try:
         yield Path(name)
+        Path(name).chmod(0o666 & ~_umask())  # mkstemp and safetensors make files that only their owner can read
         with Path(name).open("rb+") as written:
             os.fsync(written.fileno())
         Path(name).replace(path)

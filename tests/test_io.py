@@ -131,11 +131,12 @@ def test_a_folder_that_cannot_be_written_is_named(coder, tmp_path):
         sk.save(coder, tmp_path / "file" / "mine")
 
 
-def test_a_written_file_is_as_readable_as_any_other(tmp_path):
+def test_a_written_file_is_as_readable_as_any_other(tmp_path, coder):
     (tmp_path / "plain").write_text("")
     with files.replacing(tmp_path / "ours") as temporary:
         temporary.write_text("")
-    assert (tmp_path / "ours").stat().st_mode == (tmp_path / "plain").stat().st_mode
+    for ours in (tmp_path / "ours", sk.save(coder, tmp_path / "coder")):
+        assert ours.stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 
 def test_an_interrupted_write_leaves_nothing(tmp_path):

@@ -166,12 +166,12 @@ def shared() -> dict[str, int]:
 
 @cache
 def notebooks() -> dict[str, str]:
-    """File name -> all its cells, and the module of its lesson."""
+    """File name -> all its cells, and the modules of its lesson."""
     found = {}
     for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
-        lesson = ROOT / "saekit" / "lesson" / f"nb{path.name[:2]}.py"
+        lessons = sorted((ROOT / "saekit" / "lesson").glob(f"nb{path.name[:2]}*.py"))
         cells = [cell.source for cell in nbformat.read(path, as_version=4).cells]
-        found[path.name] = "\n".join([*cells, lesson.read_text() if lesson.exists() else ""])
+        found[path.name] = "\n".join([*cells, *(lesson.read_text() for lesson in lessons)])
     return found
 
 

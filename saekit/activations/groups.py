@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..corpus import Corpus
 from ..hooks import Site, capture
+from .stream import FORWARD_WINDOWS
 
 
 def layer_groups(model: Any, corpus: Corpus, n_groups: int, *, windows: int = 16) -> list[list[Site]]:
@@ -47,7 +48,11 @@ def angular_distances(model: Any, corpus: Corpus, sites: list[Site], *, windows:
 
 @torch.no_grad()
 def _centred(model: Any, corpus: Corpus, sites: list[Site], windows: int) -> list[Float[Tensor, "rows d"]]:
-    mask = torch.from_numpy(corpus.mask[:windows])
-    seen = capture(model, corpus.tokens[:windows], *sites)
-    rows = [site.inputs(seen)[mask].float() for site in sites]
+    parts = []
+    for start in range(0, min(windows, len(corpus)), FORWARD_WINDOWS):
+        part = slice(start, min(start + FORWARD_WINDOWS, windows))
+        mask = torch.from_numpy(corpus.mask[part])
+        seen = capture(model, corpus.tokens[part], *sites)
+        parts.append([site.inputs(seen)[mask].float() for site in sites])
+    rows = [torch.cat(each) for each in zip(*parts, strict=True)]
     return [x - x.mean(0) for x in rows]
