@@ -69,7 +69,7 @@ STRATEGIES = [
         presets.jumprelu,
     ),
     Row("JumpReLU, tanh", "presets.jumprelu(saturating=)", sk.tanh, r"\bsk\.tanh\(|saturating=|\bjumprelu tanh\b"),
-    Row("p-annealing schedule", "sk.lp(sk.anneal(1, 0.2))", sk.lp, r"\bsk\.lp\("),
+    Row("p-annealing schedule", "sk.lp(sk.anneal(1, 0.2))", sk.lp, r"\blp\("),
     Row("downstream terms", "presets.end_to_end(downstream=)", sk.downstream, r"\bdownstream(?:=|\()"),
     Row("tilted loss", "sk.tilted(t)", sk.tilted, r"\btilted\b"),
     Row("retrieval of a domain", "sk.retrieve(model, corpus, seeds)", sk.retrieve, r"\bretrieve\b"),

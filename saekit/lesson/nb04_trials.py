@@ -7,8 +7,27 @@ from typing import Any, NamedTuple
 import pandas as pd
 import torch
 
-import saekit as sk
-from saekit import presets
+from .. import presets
+from ..activations import Activations, Rows, layer_groups
+from ..coder import SparseCoder
+from ..corpus import Corpus, retrieve
+from ..hooks import Site
+from ..losses import (
+    Objective,
+    anneal,
+    aux_zipf,
+    auxk,
+    causal,
+    fvu,
+    ghost,
+    lp,
+    mse,
+    multi_topk,
+    pre_act,
+    resample,
+    tilted,
+)
+from ..train import train
 
 LATENTS, ROWS = 256, 8_192
 QUICK = {"steps": 30, "batch_size": 512, "threads": 1, "precision": "float32", "progress": False}
@@ -21,7 +40,7 @@ ABOUT_DATES = (
 class Places:
     """Sources of one model and text; each is made when it is first asked for."""
 
-    def __init__(self, model: Any, text: sk.Corpus, coder: sk.SparseCoder) -> None:
+    def __init__(self, model: Any, text: Corpus, coder: SparseCoder) -> None:
         self.model, self.text, self.coder = model, text, coder
         self.d, self.layers = model.cfg.d_model, range(model.cfg.n_layers)
         self._made: dict[str, Any] = {}
@@ -32,30 +51,30 @@ class Places:
         return self._made[place]
 
     def _make(self, place: str) -> Any:
-        last = sk.Site(RESID.format(self.layers[-2]))
+        last = Site(RESID.format(self.layers[-2]))
         match place:
             case "one site":  # read once for all who train on it
-                return sk.Rows(sk.Activations(self.model, last, self.text).held_out(ROWS).x)
+                return Rows(Activations(self.model, last, self.text).held_out(ROWS).x)
             case "whole sequences":
-                return sk.Activations(self.model, last, self.text, ROWS, sequences=True)
+                return Activations(self.model, last, self.text, ROWS, sequences=True)
             case "texts about dates":
-                return sk.Activations(self.model, last, sk.retrieve(self.model, self.text, [ABOUT_DATES], windows=80))
+                return Activations(self.model, last, retrieve(self.model, self.text, [ABOUT_DATES], windows=80))
             case "two layers pooled":
-                return sk.Activations(self.model, sk.layer_groups(self.model, self.text, 2)[-1], self.text, ROWS)
+                return Activations(self.model, layer_groups(self.model, self.text, 2)[-1], self.text, ROWS)
             case "two layers side by side":
-                return sk.Activations(self.model, sk.Site([RESID.format(i) for i in self.layers[:2]]), self.text, ROWS)
+                return Activations(self.model, Site([RESID.format(i) for i in self.layers[:2]]), self.text, ROWS)
             case "decoder rows":
-                return sk.Rows.of_decoder(self.coder)
+                return Rows.of_decoder(self.coder)
             case "an MLP":
-                return sk.Activations(self.model, mlps([1]), self.text, ROWS)
+                return Activations(self.model, mlps([1]), self.text, ROWS)
             case "all MLPs":
-                return sk.Activations(self.model, mlps(self.layers), self.text, ROWS)
+                return Activations(self.model, mlps(self.layers), self.text, ROWS)
         raise ValueError(f"place={place!r} is not one of these")
 
 
-def mlps(layers: Any) -> sk.Site:
+def mlps(layers: Any) -> Site:
     """From the inputs of these layers' MLPs to their outputs."""
-    return sk.Site([f"blocks.{i}.mlp.hook_in" for i in layers], [f"blocks.{i}.hook_mlp_out" for i in layers])
+    return Site([f"blocks.{i}.mlp.hook_in" for i in layers], [f"blocks.{i}.hook_mlp_out" for i in layers])
 
 
 class Trial(NamedTuple):
@@ -66,13 +85,13 @@ class Trial(NamedTuple):
     make: Callable[[int], Any]
 
 
-def plus(preset: Any, term: sk.Objective) -> Any:
+def plus(preset: Any, term: Objective) -> Any:
     """A preset with one more term."""
     coder, objective = preset
     return coder, objective + term
 
 
-def with_aim(preset: Any, objective: sk.Objective) -> Any:
+def with_aim(preset: Any, objective: Objective) -> Any:
     """A preset's coder with another objective."""
     return preset[0], objective
 
@@ -96,17 +115,15 @@ TRIALS = (
     Trial("cross_layer_transcoder", "all MLPs", lambda d: presets.cross_layer_transcoder(d, LATENTS, 4, l0=32)),
     Trial("jumprelu step", "one site", lambda d: presets.jumprelu(d, LATENTS, step=0.01)),
     Trial("jumprelu tanh", "one site", lambda d: presets.jumprelu(d, LATENTS, saturating=10.0)),
-    Trial("topk, Multi-TopK", "one site", lambda d: plus(presets.topk(d, LATENTS, 16), 1 / 8 * sk.multi_topk(64))),
-    Trial("topk, AuxK", "one site", lambda d: with_aim(presets.topk(d, LATENTS, 16), sk.fvu() + 1 / 32 * sk.auxk())),
-    Trial("relu, resampling", "one site", lambda d: plus(presets.relu(d, LATENTS, 1.0), sk.resample())),
-    Trial("relu, ghost gradients", "one site", lambda d: plus(presets.relu(d, LATENTS, 1.0), sk.ghost())),
-    Trial("jumprelu, pre_act", "one site", lambda d: plus(presets.jumprelu(d, LATENTS, 16), 3e-6 * sk.pre_act())),
-    Trial("topk, tilted", "one site", lambda d: with_aim(presets.topk(d, LATENTS, 16), sk.tilted(4.0))),
-    Trial(
-        "relu, lp", "one site", lambda d: with_aim(presets.relu(d, LATENTS), sk.mse() + 0.7 * sk.lp(sk.anneal(1, 0.2)))
-    ),
-    Trial("topk, causal", "whole sequences", lambda d: plus(presets.topk(d, LATENTS, 16), 0.1 * sk.causal())),
-    Trial("topk, aux_zipf", "one site", lambda d: with_aim(presets.topk(d, LATENTS, 16), sk.fvu() + sk.aux_zipf(16))),
+    Trial("topk, Multi-TopK", "one site", lambda d: plus(presets.topk(d, LATENTS, 16), 1 / 8 * multi_topk(64))),
+    Trial("topk, AuxK", "one site", lambda d: with_aim(presets.topk(d, LATENTS, 16), fvu() + 1 / 32 * auxk())),
+    Trial("relu, resampling", "one site", lambda d: plus(presets.relu(d, LATENTS, 1.0), resample())),
+    Trial("relu, ghost gradients", "one site", lambda d: plus(presets.relu(d, LATENTS, 1.0), ghost())),
+    Trial("jumprelu, pre_act", "one site", lambda d: plus(presets.jumprelu(d, LATENTS, 16), 3e-6 * pre_act())),
+    Trial("topk, tilted", "one site", lambda d: with_aim(presets.topk(d, LATENTS, 16), tilted(4.0))),
+    Trial("relu, lp", "one site", lambda d: with_aim(presets.relu(d, LATENTS), mse() + 0.7 * lp(anneal(1, 0.2)))),
+    Trial("topk, causal", "whole sequences", lambda d: plus(presets.topk(d, LATENTS, 16), 0.1 * causal())),
+    Trial("topk, aux_zipf", "one site", lambda d: with_aim(presets.topk(d, LATENTS, 16), fvu() + aux_zipf(16))),
 )
 
 
@@ -116,7 +133,7 @@ def trial(each: Trial, places: Places) -> dict[str, Any]:
     coder, objective = each.make(places.d)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # so few steps leave some scores without meaning, and the notebook says so
-        run = sk.train(coder, places[each.place], objective, **QUICK)
+        run = train(coder, places[each.place], objective, **QUICK)
     history = (run[0] if isinstance(run, list) else run).history
     last = history.iloc[-3:].mean(numeric_only=True)
     return {
@@ -128,7 +145,7 @@ def trial(each: Trial, places: Places) -> dict[str, Any]:
     }
 
 
-def trials(model: Any, text: sk.Corpus, coder: sk.SparseCoder, *places: str) -> pd.DataFrame:
+def trials(model: Any, text: Corpus, coder: SparseCoder, *places: str) -> pd.DataFrame:
     """A row for each of `TRIALS` at these places. `coder`: whose decoder rows the meta-SAE reads."""
     source = Places(model, text, coder)
     return pd.DataFrame([trial(each, source) for each in TRIALS if each.place in places]).set_index("trained").round(2)
