@@ -78,11 +78,11 @@ def mlps(layers: Any) -> Site:
 
 
 class Trial(NamedTuple):
-    """What is trained, where, and how it is made for a width."""
+    """What is trained, where, and how it is made for a width and a number of layers."""
 
     name: str
     place: str
-    make: Callable[[int], Any]
+    make: Callable[[int, int], Any]
 
 
 def plus(preset: Any, term: Objective) -> Any:
@@ -97,40 +97,40 @@ def with_aim(preset: Any, objective: Objective) -> Any:
 
 
 TRIALS = (
-    Trial("prolu", "one site", lambda d: presets.prolu(d, LATENTS, sparsity=0.5)),
-    Trial("p_anneal", "one site", lambda d: presets.p_anneal(d, LATENTS, sparsity=0.7)),
-    Trial("switch", "one site", lambda d: presets.switch(d, LATENTS, k=16, experts=4)),
-    Trial("mutual_choice", "one site", lambda d: presets.mutual_choice(d, LATENTS, k=16)),
-    Trial("feature_choice", "one site", lambda d: presets.feature_choice(d, LATENTS, k=16)),
-    Trial("feature_aligned", "one site", lambda d: presets.feature_aligned(d, LATENTS, k=16)),
-    Trial("specialized", "texts about dates", lambda d: presets.specialized(d, LATENTS, k=16)),
-    Trial("layer_group", "two layers pooled", lambda d: [p[0] for p in presets.layer_group(d, LATENTS, 16, 1)]),
-    Trial("crosscoder", "two layers side by side", lambda d: presets.crosscoder(d, LATENTS, sparsity=0.5)),
-    Trial("meta_sae", "decoder rows", lambda d: presets.meta_sae(d, LATENTS, k=8)),
-    Trial("end_to_end", "whole sequences", lambda d: presets.end_to_end(d, LATENTS, k=32, downstream=1.0)),
-    Trial("formal", "whole sequences", lambda d: presets.formal(d, LATENTS, k=16)),
-    Trial("transcoder", "an MLP", lambda d: presets.transcoder(d, LATENTS, k=16)),
-    Trial("skip_transcoder", "an MLP", lambda d: presets.skip_transcoder(d, LATENTS, k=16)),
-    Trial("per_layer_transcoders", "all MLPs", lambda d: presets.per_layer_transcoders(d, LATENTS, 4, k=16)),
-    Trial("cross_layer_transcoder", "all MLPs", lambda d: presets.cross_layer_transcoder(d, LATENTS, 4, l0=32)),
-    Trial("jumprelu step", "one site", lambda d: presets.jumprelu(d, LATENTS, step=0.01)),
-    Trial("jumprelu tanh", "one site", lambda d: presets.jumprelu(d, LATENTS, saturating=10.0)),
-    Trial("topk, Multi-TopK", "one site", lambda d: plus(presets.topk(d, LATENTS, 16), 1 / 8 * multi_topk(64))),
-    Trial("topk, AuxK", "one site", lambda d: with_aim(presets.topk(d, LATENTS, 16), fvu() + 1 / 32 * auxk())),
-    Trial("relu, resampling", "one site", lambda d: plus(presets.relu(d, LATENTS, 1.0), resample())),
-    Trial("relu, ghost gradients", "one site", lambda d: plus(presets.relu(d, LATENTS, 1.0), ghost())),
-    Trial("jumprelu, pre_act", "one site", lambda d: plus(presets.jumprelu(d, LATENTS, 16), 3e-6 * pre_act())),
-    Trial("topk, tilted", "one site", lambda d: with_aim(presets.topk(d, LATENTS, 16), tilted(4.0))),
-    Trial("relu, lp", "one site", lambda d: with_aim(presets.relu(d, LATENTS), mse() + 0.7 * lp(anneal(1, 0.2)))),
-    Trial("topk, causal", "whole sequences", lambda d: plus(presets.topk(d, LATENTS, 16), 0.1 * causal())),
-    Trial("topk, aux_zipf", "one site", lambda d: with_aim(presets.topk(d, LATENTS, 16), fvu() + aux_zipf(16))),
+    Trial("prolu", "one site", lambda d, _: presets.prolu(d, LATENTS, sparsity=0.5)),
+    Trial("p_anneal", "one site", lambda d, _: presets.p_anneal(d, LATENTS, sparsity=0.7)),
+    Trial("switch", "one site", lambda d, _: presets.switch(d, LATENTS, k=16, experts=4)),
+    Trial("mutual_choice", "one site", lambda d, _: presets.mutual_choice(d, LATENTS, k=16)),
+    Trial("feature_choice", "one site", lambda d, _: presets.feature_choice(d, LATENTS, k=16)),
+    Trial("feature_aligned", "one site", lambda d, _: presets.feature_aligned(d, LATENTS, k=16)),
+    Trial("specialized", "texts about dates", lambda d, _: presets.specialized(d, LATENTS, k=16)),
+    Trial("layer_group", "two layers pooled", lambda d, _: [p[0] for p in presets.layer_group(d, LATENTS, 16, 1)]),
+    Trial("crosscoder", "two layers side by side", lambda d, _: presets.crosscoder(d, LATENTS, sparsity=0.5)),
+    Trial("meta_sae", "decoder rows", lambda d, _: presets.meta_sae(d, LATENTS, k=8)),
+    Trial("end_to_end", "whole sequences", lambda d, _: presets.end_to_end(d, LATENTS, k=32, downstream=1.0)),
+    Trial("formal", "whole sequences", lambda d, _: presets.formal(d, LATENTS, k=16)),
+    Trial("transcoder", "an MLP", lambda d, _: presets.transcoder(d, LATENTS, k=16)),
+    Trial("skip_transcoder", "an MLP", lambda d, _: presets.skip_transcoder(d, LATENTS, k=16)),
+    Trial("per_layer_transcoders", "all MLPs", lambda d, n: presets.per_layer_transcoders(d, LATENTS, n, k=16)),
+    Trial("cross_layer_transcoder", "all MLPs", lambda d, n: presets.cross_layer_transcoder(d, LATENTS, n, l0=32)),
+    Trial("jumprelu step", "one site", lambda d, _: presets.jumprelu(d, LATENTS, step=0.01)),
+    Trial("jumprelu tanh", "one site", lambda d, _: presets.jumprelu(d, LATENTS, saturating=10.0)),
+    Trial("topk, Multi-TopK", "one site", lambda d, _: plus(presets.topk(d, LATENTS, 16), 1 / 8 * multi_topk(64))),
+    Trial("topk, AuxK", "one site", lambda d, _: with_aim(presets.topk(d, LATENTS, 16), fvu() + 1 / 32 * auxk())),
+    Trial("relu, resampling", "one site", lambda d, _: plus(presets.relu(d, LATENTS, 1.0), resample())),
+    Trial("relu, ghost gradients", "one site", lambda d, _: plus(presets.relu(d, LATENTS, 1.0), ghost())),
+    Trial("jumprelu, pre_act", "one site", lambda d, _: plus(presets.jumprelu(d, LATENTS, 16), 3e-6 * pre_act())),
+    Trial("topk, tilted", "one site", lambda d, _: with_aim(presets.topk(d, LATENTS, 16), tilted(4.0))),
+    Trial("relu, lp", "one site", lambda d, _: with_aim(presets.relu(d, LATENTS), mse() + 0.7 * lp(anneal(1, 0.2)))),
+    Trial("topk, causal", "whole sequences", lambda d, _: plus(presets.topk(d, LATENTS, 16), 0.1 * causal())),
+    Trial("topk, aux_zipf", "one site", lambda d, _: with_aim(presets.topk(d, LATENTS, 16), fvu() + aux_zipf(16))),
 )
 
 
 def trial(each: Trial, places: Places) -> dict[str, Any]:
     """Train it for a moment: a row with its FVU at the first step and at the end."""
     torch.manual_seed(0)
-    coder, objective = each.make(places.d)
+    coder, objective = each.make(places.d, len(places.layers))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # so few steps leave some scores without meaning, and the notebook says so
         run = train(coder, places[each.place], objective, **QUICK)
