@@ -385,7 +385,7 @@ QUESTIONS = (
     ),
     _question(
         "4.b",
-        "the error plus (L0 / target − 1)², through a kernel around each threshold",
+        "the error plus log(L0 / target)², through a kernel around each threshold",
         "JumpReLU",
         "The slope by θ is zero except in a band around θ. That is the kernel.",
     ),

@@ -26,7 +26,7 @@ NUDGE = 0.1  # standard deviation; a feature that was dropped has no gradient to
 NOTCHES: dict[str, tuple[str, tuple[float, ...]]] = {
     "n_features": ("Features", (2, 3, 4, 5, 6, 7, 8)),
     "frequency": ("How often each is on", (0.5, 0.3, 0.2, 0.1, 0.05, 0.02, 0.01)),
-    "importance": ("Importance, times the one before", (1.0, 0.9, 0.8, 0.7, 0.5)),
+    "importance": ("Importance ratio", (1.0, 0.9, 0.8, 0.7, 0.5)),
     "correlation": ("Correlation within pairs", (-0.9, -0.5, 0.0, 0.5, 0.9)),
 }
 

@@ -212,7 +212,7 @@ class TrainMonitor(View):
             "events": self._events, "pca_axes": self._plan["target_l0"],
             "pca": self._probe.pca(self._plan["target_l0"]), "settings": self._sliders() if self.startable else {},
             "kept": "The coder so far is finished and in the run.",
-            "facts": [f"{self._plan['threads']} threads"] if self._plan["threads"] else [],
+            "facts": [_counted(self._plan["threads"])] if self._plan["threads"] else [],
         }  # fmt: skip
 
     def _sliders(self) -> dict[str, tuple]:
@@ -229,3 +229,7 @@ class TrainMonitor(View):
 
     def title(self) -> str:
         return "Training monitor"
+
+
+def _counted(threads: int) -> str:
+    return f"{threads} thread" + ("s" if threads > 1 else "")
