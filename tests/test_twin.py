@@ -2,7 +2,8 @@
 
 import torch
 
-from saekit import evals
+import saekit as sk
+from saekit import evals, presets
 
 
 def test_every_tensor_keeps_its_values_and_loses_its_order(tiny_models):
@@ -15,6 +16,15 @@ def test_every_tensor_keeps_its_values_and_loses_its_order(tiny_models):
             if tensor.ndim == 2:
                 assert not torch.equal(twin[name], tensor)
             assert torch.equal(model.state_dict()[name], tensor)
+
+
+def test_a_pass_with_gradient_before_does_not_matter(tiny_models):
+    model, ids = tiny_models["gpt2"], torch.arange(1, 9)[None]
+    coder, _ = presets.topk(32, 64, k=4)
+    coder.place(sk.Site("blocks.0.hook_resid_post"), None, None)
+    with sk.splice(model, coder.eval(), leaf=True):
+        model(ids)
+    assert evals.random_twin(model)(ids).shape == model(ids).shape
 
 
 def test_same_seed_same_twin(tiny_models):
