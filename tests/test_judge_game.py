@@ -112,7 +112,7 @@ def test_a_judge_that_fails_is_named_and_the_game_goes_on(features):
 def test_from_an_index_alone_a_latent_and_its_rule_are_found(features):
     game = widgets.JudgeGame(features)
     assert not features[game.state["latent"]].dead
-    assert str(game.explanation) == explain.rules(features[game.state["latent"]]).words
+    assert str(game.explanation) == explain.rules(features[game.state["latent"]], terms=2).words
     assert play(game)["you"]["score"] == 1
     before = game.human.questions
     game.act("again", "")

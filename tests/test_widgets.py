@@ -387,7 +387,7 @@ def test_notes_and_stars_are_kept(card, browser, features, monkeypatch):
     browser.act("starred", True)
     assert list(browser.matching().index) == [latent] and "✎" in browser.html
     browser.act("clear", "")
-    browser.act("query", "MINE<")
+    browser.act("query", "MINE>")
     assert "No latent matches" in browser.html
     browser.act("query", "<b>mine")
     assert list(browser.matching().index) == [latent]

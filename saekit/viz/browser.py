@@ -50,7 +50,7 @@ def _bar(data: Mapping[str, Any]) -> str:
     return (
         '<div class="sk-bar" role="search">'
         f'<div class="sk-field" style="flex:1 1 190px"><label for="fb-q-{i}">Search</label><input id="fb-q-{i}" type="search" '
-        f'placeholder="label, token, note or number" value="{esc(data["query"])}" data-act="query"></div>'
+        f'placeholder="label, token or note" value="{esc(data["query"])}" data-act="query"></div>'
         f'<div class="sk-field"><label for="fb-l-{i}">Best label</label><select id="fb-l-{i}" data-act="label">{options}</select>'
         f'</div><fieldset class="sk-field" style="width:196px"><legend style="width:100%">Density <b>{ends}</b></legend>'
         f'<div class="fb-dual"><input type="range" min="{-DECADES}" max="0" step="0.1" value="{low}" data-act="low" '

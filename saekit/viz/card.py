@@ -278,7 +278,7 @@ def _indented(tokens: Sequence[str]) -> list[list[tuple[int, str, str]]]:
 def _foot(data: Mapping[str, Any]) -> str:
     return (
         f'<div class="sk-foot"><span>{count(data["n"])} tokens of {esc(data["corpus"])}</span>'
-        '<span>examples come from every decile, not only the top</span><span class="sk-push live"><kbd>[</kbd> <kbd>]</kbd> '
+        '<span>examples come from the whole range, not only the top</span><span class="sk-push live"><kbd>[</kbd> <kbd>]</kbd> '
         "previous, next · <kbd>←</kbd> <kbd>→</kbd> tabs</span></div>"
     )
 

@@ -28,7 +28,7 @@ def labels(data: Mapping[str, Any]) -> str:
         f'<th scope="col" class="{kind}">{name}</th>'
         for name, kind in (
             ("True label", ""), ("Base rate", "sk-num"), ("Precision", "sk-num"), ("Recall", "sk-num"), ("F1", "sk-num"),
-            ('0 <span style="float:right">1</span>', ""), ("AUC", "sk-num"), ("△ AUC", "sk-num"), ("vs controls", ""),
+            (f'<span class="jg-ends" style="width:{WIDTH}px;max-width:100%"><span>0</span><span>1</span></span>', ""), ("AUC", "sk-num"), ("△ AUC", "sk-num"), ("vs controls", ""),
         )
     )  # fmt: skip
     return (

@@ -14,6 +14,7 @@ ASKED = {
     "intruder": "Four passages are of one latent, boxed where it is on. Choose the one that is not.",
 }
 CHANCE = 0.5
+LONGEST = 500  # characters of a description
 
 
 def judge_game(data: Mapping[str, Any]) -> str:
@@ -26,7 +27,8 @@ def judge_game(data: Mapping[str, Any]) -> str:
 
 
 def _head(data: Mapping[str, Any]) -> str:
-    said = f"The description: {data['explanation']}" if data["explanation"] else "No description this time"
+    words = data["explanation"] if len(data["explanation"]) <= LONGEST else data["explanation"][:LONGEST] + "…"
+    said = f"The description: {words}" if words else "No description this time"
     i = data["id"]
     radios = "".join(
         f'<label><input type="radio" name="jg-{i}" value="{name}" data-act="game"{" checked" if name == data["game"] else ""}>'

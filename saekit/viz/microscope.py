@@ -11,8 +11,8 @@ from .tokens import esc_raw
 SHOWN = {"a": "A", "b": "B", "difference": "A − B"}
 METRICS = {"activation": "activation"}
 ROW, HEAD, LABELS, TOTALS, PAD = 24, 70, 196, 92, 44  # pixels
-SUMS, ERRORS = 52, 46  # below the rows
-ROOM = 660  # for the cells of a frame that is 1000 wide
+SUMS, ERRORS = 72, 46  # below the rows
+ROOM = 598  # for the cells of a frame that is 1000 wide
 KEYS = "ArrowLeft ArrowRight ArrowUp ArrowDown Home End Enter x"
 
 
@@ -124,7 +124,7 @@ def _names(data: Mapping[str, Any], height: int) -> str:
     bottom = HEAD + ROW * len(data["rows"])
     right = f'x="{LABELS - 8}" text-anchor="end"'
     return (
-        drawn + f'<text {right} y="{HEAD - 8}">latent</text><text {right} y="{bottom + 30}">column sum</text>'
+        drawn + f'<text {right} y="{HEAD - 8}">latent</text><text {right} y="{bottom + 40}">column sum</text>'
         f'<text {right} y="{bottom + SUMS + 26}">error share</text>'
     )
 
@@ -181,7 +181,7 @@ def _cursor(data: Mapping[str, Any], wide: float) -> str:
 
 def _sums(data: Mapping[str, Any], wide: float, top: int) -> str:
     """The sum of each column over the rows shown, as a bar up or down; the largest with its value."""
-    sums, zero = data["sums"], top + 28
+    sums, zero = data["sums"], top + 36
     most = max(map(abs, sums), default=0) or 1
     drawn = f'<line class="axis" x1="0" x2="{len(sums) * wide:.1f}" y1="{zero}" y2="{zero}"/>'
     for c, value in enumerate(sums):
@@ -191,7 +191,7 @@ def _sums(data: Mapping[str, Any], wide: float, top: int) -> str:
         drawn += f"<rect {box} {kind}/>" + (f'<rect {box} fill="url(#pm-h-{data["id"]})"/>' if value < 0 else "")
     peak = max(range(len(sums)), key=lambda c: abs(sums[c]))
     number = signed(sums[peak], 1) if data["show"] == "difference" else fixed(sums[peak], 1)
-    y = zero + 12 if sums[peak] > 0 else zero - 5
+    y = zero - 24 if sums[peak] > 0 else zero + 32
     return drawn + f'<text class="v" x="{peak * wide + wide / 2:.1f}" y="{y}" text-anchor="middle">{number}</text>'
 
 
@@ -206,7 +206,7 @@ def _errors(data: Mapping[str, Any], wide: float, top: int) -> str:
         for side, share in enumerate(column["errors"]):
             if share is None or {"a": 1, "b": 0}.get(data["show"]) == side:
                 continue
-            tall = 24 * min(share, 1)
+            tall = 24 * min(share / data["most_error"], 1)
             line = side and data["show"] == "difference"
             paint = 'fill="none" stroke="var(--sk-ink)"' if line else 'fill="var(--sk-mark)"'
             inset = 6 if line else 4
@@ -226,7 +226,10 @@ def _totals(data: Mapping[str, Any]) -> str:
         number = signed(row["total"], 1) if data["show"] == "difference" else fixed(row["total"], 1)
         drawn += f'<text class="v" x="{TOTALS}" y="{y + 16}" text-anchor="end">{number}</text>'
     bottom = HEAD + ROW * len(data["rows"]) + SUMS
-    return drawn + f'<text x="{TOTALS}" y="{bottom + 10}" text-anchor="end">1, dotted</text>'
+    return (
+        drawn
+        + f'<text x="{TOTALS}" y="{bottom + 10}" text-anchor="end">{percent(data["most_error"], 0)}, dotted</text>'
+    )
 
 
 # -- below
@@ -252,12 +255,13 @@ def _picked(data: Mapping[str, Any]) -> str:
     facts += [("Error share", " · ".join(percent(e, 0) for e in column["errors"] if e is not None))]
     stats = "".join(f"<div><dt>{k}</dt><dd>{v}</dd></div>" for k, v in facts)
     tokens = dict.fromkeys(t for t in (column["a"], column["b"]) if t is not None)
+    place = c + 1 + data["skipped"]
     shown = " / ".join(f'<span class="sk-mono">{piece(t, spaces=True, longest=24)}</span>' for t in tokens)
     word = f"Close the card of latent {row['latent']}" if data["open"] else f"Open latent {row['latent']}"
     act = button(word, "open") if data["named"] else ""
     name = f" · {esc(row['name'])}" if row["name"] else ""
     return (
-        f'<h4>Latent {row["latent"]}{name} at token {c + 1}, {shown}</h4><dl class="sk-stats" style="margin:6px 0">{stats}</dl>'
+        f'<h4>Latent {row["latent"]}{name} at {"column" if data["show"] == "difference" else "token"} {place}, {shown}</h4><dl class="sk-stats" style="margin:6px 0">{stats}</dl>'
         f'<span class="live">{act}</span>'
     )
 
@@ -270,8 +274,13 @@ def _account(data: Mapping[str, Any]) -> str:
         f'<div class="sk-panel"><h4>{count(rows)} of {count(data["active"])} latents {of} are shown</h4><p class="sk-cap">They hold '
         f"{percent(data['share'])} of the sum of all cells, signs aside. Row sums are over the whole text; column sums are over the "
         f"rows shown.</p><p class='sk-cap'>The coder leaves out {percent(mean)} of a token's activation on average, measured from its "
-        "bias: squared error over squared distance.</p></div>"
+        f"bias: squared error over squared distance.</p>{_same(data)}</div>"
     )
+
+
+def _same(data: Mapping[str, Any]) -> str:
+    n = data["skipped"]
+    return f'<p class="sk-cap">The first {count(n)} tokens are the same in both texts, and left out.</p>' if n else ""
 
 
 def _nothing(data: Mapping[str, Any]) -> str:

@@ -16,6 +16,7 @@ from .view import View
 
 _ids = itertools.count()
 PASSAGES, PER_QUESTION, INTRUDERS = 8, 4, 5  # of each kind; shown at once; questions of the intruder game
+TERMS = 2  # of a rule that a reader can keep in mind
 TRIES = 8  # latents that are tried for one with enough passages
 MAKERS: dict[str, Callable[..., list[Question]]] = {
     "detection": detection_questions, "fuzzing": fuzzing_questions, "intruder": intruder_questions,
@@ -26,7 +27,7 @@ class JudgeGame(View):
     """Questions about an explanation, answered by clicks, and the score so far beside that of other judges.
 
     source: an index, or questions that `saekit.explain.questions` made, all of one kind. From an index the questions
-    are about `latent`, or one of those that match a label best, and `explanation`, or what `explain.rules` says of it.
+    are about `latent`, or one of those that match a label best, and `explanation`, or a rule of two terms.
     game: detection (in which passages is the latent on?), fuzzing (which highlights are right?), intruder (which
     passage does not belong?). judges: who answers the same questions; the rules judge and the constant one unless
     given. One that cannot answer is named with its reason, and the game goes on.
@@ -193,7 +194,7 @@ class JudgeGame(View):
 
 
 def _questions(latent: Latent, game: str, seed: int, explanation: Any) -> list[Question]:
-    explanation = rules(latent) if explanation is None else explanation
+    explanation = rules(latent, terms=TERMS) if explanation is None else explanation
     if game == "intruder":
         return intruder_questions(explanation, latent, n=INTRUDERS, seed=seed)
     return MAKERS[game](explanation, latent, n=PASSAGES, per_question=PER_QUESTION, seed=seed)

@@ -1,6 +1,7 @@
 """`PromptMicroscope`: a text under the latents that are strongest on it, or what two texts differ in."""
 
 import itertools
+import math
 from collections.abc import Hashable, Sequence
 from difflib import SequenceMatcher
 from typing import Any
@@ -65,7 +66,8 @@ class PromptMicroscope(View):
         a, b = (None if t is None else read(self.model, self.coder, t) for t in (state["text"], state["contrast"]))
         pairs = [(i, None) for i in range(len(a.tokens))] if b is None else aligned(a.ids, b.ids)
         side = {"a": 0, "b": 1, "difference": None}[state["show"]]
-        pairs = pairs if side is None else [pair for pair in pairs if pair[side] is not None]
+        same = 0 if side is not None else unchanged(a, b)
+        pairs = pairs[same:] if side is None else [pair for pair in pairs if pair[side] is not None]
         seen = [(a, 1.0, 0), (b, -1.0, 1)] if side is None else [((a, b)[side], 1.0, side)]
         latents, strength = strongest([(r, sign, [p[n] for p in pairs]) for r, sign, n in seen], self.coder.d_sae)
         shown = latents[: state["top"]]
@@ -77,7 +79,8 @@ class PromptMicroscope(View):
             "n": (len(a.tokens), b and len(b.tokens)), "room": self.model.cfg.n_ctx - len(first_token(self.model)),
             "columns": _columns(a, b, pairs), "rows": [self._row(*row) for row in rows], "active": len(latents),
             "sums": values.sum(0).tolist(), "share": float(strength[shown].sum() / max(strength.sum(), 1e-30)),
-            "cell": _cell(state["cell"], values), "named": self.features is not None,
+            "most_error": _rounded_up(a, b), "skipped": same, "cell": _cell(state["cell"], values),
+            "named": self.features is not None,
             "card": self.card.compute() if state["open"] else None, "seconds": max(r.seconds for r in (a, b) if r),
         }  # fmt: skip
 
@@ -174,6 +177,13 @@ def aligned(a: Sequence[Hashable], b: Sequence[Hashable]) -> list[Pair]:
     return [p for _, i, i_end, j, j_end in runs for p in itertools.zip_longest(range(i, i_end), range(j, j_end))]
 
 
+def unchanged(a: Reading, b: Reading) -> int:
+    """Tokens at the beginning that both texts share, but for the last of them: there nothing can differ."""
+    n = min(len(a.ids), len(b.ids))
+    same = next((i for i in range(n) if a.ids[i] != b.ids[i]), n)
+    return max(same - 1, 0)
+
+
 def strongest(
     seen: Sequence[tuple[Reading, float, Sequence[int | None]]], d_sae: int
 ) -> tuple[Int64[np.ndarray, " on"], Float64[np.ndarray, " d_sae"]]:
@@ -185,8 +195,9 @@ def strongest(
     for reading, sign, places in seen:
         column = np.full(len(reading.tokens), -1)
         column[[place for place in places if place is not None]] = [c for c, p in enumerate(places) if p is not None]
-        keys.append(reading.codes.latents.numpy() * len(places) + column[reading.codes.rows.numpy()])
-        values.append(sign * reading.codes.values.numpy().astype(np.float64))
+        at = column[reading.codes.rows.numpy()]
+        keys.append((reading.codes.latents.numpy() * len(places) + at)[at >= 0])
+        values.append(sign * reading.codes.values.numpy().astype(np.float64)[at >= 0])
     n = len(seen[0][2])
     cells, which = np.unique(np.concatenate(keys), return_inverse=True)
     sums = np.abs(np.bincount(which, np.concatenate(values), len(cells)))
@@ -233,6 +244,11 @@ def _cell(cell: tuple[int, int] | None, values: np.ndarray) -> tuple[int, int] |
     if cell is not None and cell[0] < len(values) and cell[1] < values.shape[1]:
         return tuple(cell)
     return divmod(int(np.abs(values).argmax()), values.shape[1])
+
+
+def _rounded_up(*readings: Reading | None) -> float:
+    """A round share, tenths, that no error share is above; 1 at most."""
+    return min(math.ceil(10 * max(float(r.error.max()) for r in readings if r is not None)) / 10, 1.0) or 0.1
 
 
 def _check_index(features: Any, coder: SparseCoder) -> None:

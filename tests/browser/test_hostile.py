@@ -64,7 +64,7 @@ def shown(model: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, wid
         each.set_state(tab=name, rule=True)
     scope = widgets.PromptMicroscope(model, run.coder, TEXT, "".join(TOKENS), features=index)
     scope.act("at", [1.0, 1.0])
-    game = widgets.JudgeGame(index, latent, explanation=explain.Explanation(TEXT + " `a`"), judges=[_failing])
+    game = widgets.JudgeGame(index, explanation=explain.Explanation(TEXT + " `a`"), judges=[_failing])
     game.act("answer", "")
     return {
         "strip": widgets.TokenStrip(model, run.coder, TEXT, latent), "card": card, "tried": tried, "output": output,
