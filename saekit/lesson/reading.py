@@ -1,5 +1,6 @@
 """What notebook 05 measures on an index: latents whose examples mislead, and what a latent is set against."""
 
+import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -13,8 +14,23 @@ from ..features import Example, Features, Latent
 from ..features.forward import encoded
 from ..features.neurons import best_neurons
 
+BEFORE, AFTER = 40, 16  # characters that are shown around a token
 FEWEST = 500  # scored firings of a latent whose precision is worth talking about
 DISTINCT = 5  # tokens among the strongest firings, or the story would be about one token
+
+
+def around(features: Features, table: pd.DataFrame) -> pd.DataFrame:
+    """A table of `explain` with its text short enough to read in a cell: the token it is about stands in « »."""
+    shown = [_around(features, *where) for where in zip(table.window, table.pos, strict=True)]
+    return table[[name for name in ("quantile", "value") if name in table]].round(2).assign(text=shown)
+
+
+def _around(features: Features, window: int, pos: int) -> str:
+    places = np.arange(max(pos - 20, features.corpus.lead), min(pos + 11, features.corpus.tokens.shape[1]))
+    tokens = features.excerpts.tokens(window * features.corpus.tokens.shape[1] + places)
+    at = int(np.flatnonzero(places == pos)[0])
+    before, after = "".join(tokens[:at])[-BEFORE:], "".join(tokens[at + 1 :])[:AFTER]
+    return re.sub(r"\n\s*", " ⏎ ", f"{before}«{tokens[at]}»{after}")
 
 
 def illusions(features: Features, n: int = 10) -> pd.DataFrame:
@@ -77,7 +93,7 @@ class Rivals(NamedTuple):
     test: Bool[np.ndarray, " tokens"]  # of the test documents
 
 
-def rivals(features: Features, latent: int, label: str, windows: int = 80, seed: int = 0) -> Rivals:
+def rivals(features: Features, latent: int, label: str, windows: int = 40, seed: int = 0) -> Rivals:
     """A latent beside what any label can be told by: being always on, the best single neuron, random directions.
 
     On the scored tokens of some windows drawn at random. Neuron, direction and thresholds are those of largest AUC and
@@ -89,11 +105,11 @@ def rivals(features: Features, latent: int, label: str, windows: int = 80, seed:
     part = corpus[chosen]
     seen = list(encoded(features.model, features.coder, part))
     scored = part.scored[part.mask]
-    x = np.concatenate([some.x.double().numpy() for some in seen])[scored]
+    x = np.concatenate([some.x.numpy() for some in seen])[scored]
     own = np.concatenate([_column(some.codes, latent) for some in seen])[scored]
     truth = part.labels[label][part.mask][scored]
     test = np.repeat(features.test_windows[chosen], part.mask.sum(1))[scored]
-    turned = x @ rng.standard_normal((x.shape[1], x.shape[1]))
+    turned = x @ rng.standard_normal((x.shape[1], x.shape[1])).astype(np.float32)
     values = {
         f"latent {latent}, best threshold": own,
         f"best of {x.shape[1]} neurons": _best(x, truth, ~test),
@@ -122,5 +138,5 @@ def _best(
     x: Float[np.ndarray, "tokens d"], truth: Bool[np.ndarray, " tokens"], train: Bool[np.ndarray, " tokens"]
 ) -> Float[np.ndarray, " tokens"]:
     """The column whose AUC on the train documents is furthest from 1/2, with the sign that makes it a detector."""
-    best = best_neurons(x[train].astype(np.float32), truth[train, None])
+    best = best_neurons(x[train], truth[train, None])
     return best.sign[0] * x[:, best.dimension[0]]

@@ -1,6 +1,7 @@
 """The naming game, and what notebook 05 measures, against planted latents and independent counts."""
 
 import inspect
+import re
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import torch
 from sklearn.metrics import f1_score
 
 import saekit as sk
+from saekit import explain
 from saekit.features import Example
 from saekit.lesson import naming, nb05, reading
 from saekit.lesson.exercise import Setting, judge
@@ -188,6 +190,18 @@ def test_the_illusion_is_found(features, monkeypatch):
         assert features.corpus.labels_at(places)[row.label].all()
     monkeypatch.setattr(reading, "FEWEST", 10**6)
     assert reading.illusions(features, 5).empty
+
+
+def test_a_token_is_shown_in_its_text(features, labelled):  # noqa: F811
+    table = explain.max_act(features[DEFINED], 3)
+    shown = reading.around(features, table)
+    assert [*shown] == ["value", "text"] and len(shown) == 3
+    for row, text in zip(table.itertuples(), shown.text, strict=True):
+        inside = re.search("«(.*)»", text)[1]
+        assert inside == row.token and "\n" not in text
+        assert len(text) <= reading.BEFORE + reading.AFTER + len(inside) + 20
+        assert features.excerpts.tokens(np.array([row.window * labelled.tokens.shape[1] + row.pos])) == [row.token]
+    assert [*reading.around(features, explain.quantiles(features[DEFINED], 2, 1))] == ["quantile", "value", "text"]
 
 
 def test_labels_by_decile(features):
