@@ -152,6 +152,16 @@ def test_the_embedding_score_offline(features, latent):
     assert explain.embedding("qqq", latent)["score"] == 0.5  # a word that no document has
 
 
+def test_tf_idf_is_of_train_documents(features, latent):
+    embed = explain.tfidf(features)
+    vectors = embed(["red and green", "green, red: AND", "qqqqq", *WORDS])
+    norms = np.linalg.norm(vectors, axis=1)
+    assert norms[2] == 0 and norms[[0, 1, *range(3, len(vectors))]] == pytest.approx(1)
+    assert vectors[0] @ vectors[1] == pytest.approx(1)  # order, case, signs no train document has
+    assert 0 < vectors[0] @ vectors[3] < 0.9  # "red" alone
+    assert explain.embedding(DIGIT, latent, embed)["score"] == explain.embedding(DIGIT, latent)["score"]
+
+
 def test_shuffled_explanations_score_as_chance(features):
     said = {i: explain.by_examples(features[i]) for i in range(2, 8)}
     given = explain.shuffled(said)

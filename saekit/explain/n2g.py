@@ -101,7 +101,8 @@ def n2g(
     mask: str | int = "unigram",
     seed: int = 0,
 ) -> Graph:
-    """The trie of a latent's n strongest examples in the train documents, with its scores on both halves.
+    """The trie of a latent's n strongest examples in the train documents, with its scores on both halves (Foote et al.
+    2023, arXiv 2305.19911).
 
     Each example is `pruned` to `keep` of its activation; its tokens of importance >= `important` become nodes, the
     others wildcards. Each such token is also replaced by `substitutes` others, one at a time, and the path is added

@@ -32,9 +32,13 @@ TERMS = {
     "crosscoder": "A coder that reads several layers or models at once and writes all of them from one code. Its "
     "latents have a decoder direction for each.",
     "dead latent": "A latent that never fires on a whole text. It costs memory and explains nothing.",
+    "decile": "A tenth of something sorted: of a latent's firings, the weakest tenth is the first decile. Each holds "
+    "equally many.",
     "decoder direction": "The row of W_dec that belongs to a latent: what it adds to the activation when it is on.",
     "dense latent": "A latent that is on at a large share of all tokens, say a tenth. It is rarely easy to name.",
     "density": "The share of tokens at which a latent is on.",
+    "detection": "A score of an explanation: a judge reads it, then says of passages whether the latent is on in them. "
+    "One half is chance.",
     "dictionary": "All decoder directions of an SAE together. A code says how much of each to add up.",
     "direct effect": "What a latent does to the output by the shortest way, through the residual stream alone. The "
     "total effect includes what later layers make of it.",
@@ -57,6 +61,8 @@ TERMS = {
     "influence": "How much a node of an attribution graph contributes to the output over all paths together.",
     "integrated gradients": "An estimate of an effect that averages the gradient along the way from one input to the "
     "other. Its parts add up to the whole change.",
+    "interpretability illusion": "A story that fits a latent's strongest examples and not the rest of its firings. "
+    "Looking at firings of every strength shows it.",
     "JumpReLU": "A nonlinearity with a learned threshold for each latent: below it the latent is off, above it the "
     "value passes unchanged.",
     "k-sparse probe": "A classifier that may look at k latents only. It asks how few latents hold a label.",
