@@ -4,6 +4,7 @@ from .browser import FeatureBrowser as FeatureBrowser
 from .card import FeatureCard as FeatureCard
 from .explorer import ActivationExplorer as ActivationExplorer
 from .geometry import ToyGeometry as ToyGeometry
+from .map import LatentMap as LatentMap
 from .monitor import TrainMonitor as TrainMonitor
 from .pareto import ParetoPlot as ParetoPlot
 from .prefix import PrefixSlider as PrefixSlider
