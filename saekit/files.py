@@ -5,6 +5,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -64,6 +65,15 @@ def replacing_folder(path: str | os.PathLike, ours: Callable[[Path], bool]) -> I
             if old.exists() and not path.exists():
                 old.rename(path)
             shutil.rmtree(room, ignore_errors=True)
+
+
+def damaged_aside(path: Path) -> Path:
+    """Rename a file that cannot be used to `{stem}.damaged-{n}{suffix}`, the next free n; where it is now.
+
+    Raises OSError where its folder cannot be written.
+    """
+    numbers = (path.with_name(f"{path.stem}.damaged-{n}{path.suffix}") for n in count(1))
+    return path.replace(next(aside for aside in numbers if not aside.exists()))
 
 
 def _umask() -> int:

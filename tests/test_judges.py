@@ -19,7 +19,7 @@ from saekit import explain
 from saekit.corpus import python_spans
 from saekit.explain import questions, scores
 from saekit.explain.endpoint import Endpoint
-from saekit.explain.passages import LENGTH, QUARTERS, halves, test_windows
+from saekit.explain.passages import LENGTH, QUARTERS, halves
 from tests.test_features import collect
 
 ASKED = (explain.detection, explain.fuzzing, explain.simulation, explain.intruder)
@@ -92,10 +92,10 @@ def test_documents_are_split_first(features, corpus, latent):
     assert all(p.text.replace("<<", "") not in shown[0] for p in asked)
     made = [p for half in (train.firing(latent), train.silent(latent)) for p in half]
     assert made and not {corpus.text_ids[p.window] for p in made} & {corpus.text_ids[p.window] for p in asked}
-    names = {corpus.texts[i] for i in corpus.text_ids[test_windows(corpus)]}
-    assert len(names) == 15 and test_windows(corpus).tolist() == test_windows(corpus[:]).tolist()
-    with pytest.raises(ValueError, match="has one text"):
-        test_windows(corpus[:1])
+    names = {corpus.texts[i] for i in corpus.text_ids[corpus.test_windows()]}
+    assert len(names) == 15 and corpus.test_windows().tolist() == corpus[:].test_windows().tolist()
+    with pytest.raises(ValueError, match="1 texts of"):
+        halves(collect(latent.features.model, corpus[:1], latent.features.coder))
 
 
 def test_passages_are_what_they_say(features, corpus, latent):

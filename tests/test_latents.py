@@ -193,6 +193,8 @@ def test_similar_latents(features):
         cosine[i] = -2
         assert list(table.index) == cosine.topk(5).indices.tolist()
         np.testing.assert_allclose(table.cosine, cosine.topk(5).values, atol=1e-6)
+        near = features[i].neighbours(63).jaccard
+        assert table.jaccard.tolist() == [near.get(j, 0.0) for j in table.index]
     assert len(features[0].similar(10**6)) == 63
 
 

@@ -8,9 +8,10 @@ import torch
 
 import saekit as sk
 from saekit import presets, toy, widgets
-from saekit.explain import token_change, vocab_proj
+from saekit.explain import rules, token_change, vocab_proj
 from saekit.explain.output import mean_log_probs, prompts, random_direction
 from saekit.viz.geometry import form
+from saekit.viz.html import fixed, percent
 from saekit.widgets.reading import below_threshold, end_of, read
 from tests.test_viz import HOSTILE, is_harmless
 
@@ -241,7 +242,7 @@ def test_a_card_shows_the_index(card, features):
     for group, (low, high) in zip(data["groups"], [(9, 10), (5, 9), (2, 5), (0, 2)], strict=False):
         for example in group["examples"]:
             assert latent.max * low / 10 - 1e-5 < example.value <= latent.max * high / 10 + 1e-5
-    for tab in ("examples", "output", "labels", "try"):
+    for tab in ("examples", "output", "labels", "neighbours", "tokens", "try"):
         card.act("tab", tab)
         assert card.state["tab"] == tab
     assert card.compute()["tried"]["tokens"]
@@ -311,6 +312,129 @@ def test_the_browser_filters_sorts_and_selects(browser, features):
     browser.act("query", "no such thing")
     assert "No latent matches these filters" in browser.html
     assert "the search for" in browser.html
+
+
+@pytest.mark.parametrize("mode", ["top", "value", "rank", "random", "weighted"])
+def test_every_way_to_choose_examples(card, features, mode):
+    card.act("mode", mode)
+    latent, groups = features[card.state["latent"]], card.compute()["groups"]
+    for group in groups:
+        assert group["examples"]
+        assert all(group["low"] - 1e-5 <= e.value <= group["high"] + 1e-5 for e in group["examples"])
+        assert f"{percent(group['share'])} of firings" in card.html
+    if mode in ("value", "rank"):
+        assert sum(group["share"] for group in groups) == pytest.approx(1)
+    if mode == "rank":
+        assert [group["title"] for group in groups] == [f"Part {n} of 5" for n in (5, 4, 3, 2, 1)]
+        assert all(group["share"] == pytest.approx(0.2, abs=0.1) for group in groups)
+    if mode == "top":
+        assert [e.value for e in groups[0]["examples"]] == [e.value for e in latent.top(10)]
+
+
+def test_labels_stand_beside_both_controls(card, features):
+    card.act("tab", "labels")
+    latent = features[card.state["latent"]]
+    rows = card.compute()["labels"]
+    for row, truth in zip(rows, latent.labels().to_dict("records"), strict=True):
+        assert row == pytest.approx(truth, nan_ok=True)
+        neuron = row["neuron_f1"]
+        controls = fixed(row["always_fire"]), "not known" if np.isnan(neuron) else fixed(neuron)
+        assert f"always-fire {controls[0]}; best neuron {controls[1]}" in card.html or row not in rows[:12]
+    above = sum(r["context"] and r["f1"] > max(r["always_fire"], r["neuron_f1"]) for r in rows[:12])
+    assert card.html.count("above both</span>") == above
+
+
+def test_neighbours_lead_on(card, features):
+    card.act("tab", "neighbours")
+    latent = features[card.state["latent"]]
+    for table in (latent.similar(8), latent.neighbours(8)):
+        for other in table.index:
+            assert f'data-act="latent" data-arg="{other}"' in card.html
+    other = int(latent.neighbours(1).index[0])
+    card.act("latent", str(other))
+    assert card.state["latent"] == other and card.state["tab"] == "neighbours"
+
+
+def test_tokens_of_a_latent(card, features):
+    card.act("tab", "tokens")
+    table = features[card.state["latent"]].tokens(12)
+    assert f"{percent(table.recall.sum())} of the firings are at these {len(table)} tokens" in card.html
+    for row in table.itertuples():
+        assert f"{fixed(row.precision)} of its occurrences, {fixed(row.recall)} of the firings" in card.html
+
+
+def test_a_rule_is_said_when_asked_for(card, features):
+    card.act("tab", "labels")
+    assert card.compute()["rule"] is None and "Say it as a rule" in card.html
+    card.act("rule", "")
+    rule = rules(features[card.state["latent"]])
+    assert card.compute()["rule"] == {"words": rule.words, "train": rule.train.f1, "test": rule.test.f1, "problem": ""}
+    assert f"F1 {fixed(rule.test.f1)} on documents held back" in card.html
+    rare = int(features.table.density[features.table.density > 0].idxmin())
+    card.act("latent", rare)
+    assert not card.state["rule"]
+    card.act("rule", "")
+    assert "On at:" in card.html or "No rule was found" in card.html
+
+
+def test_notes_and_stars_are_kept(card, browser, features, monkeypatch):
+    latent = card.state["latent"]
+    card.act("star", str(latent))
+    card.act(f"note {latent}", '<b>mine</b> "')
+    assert features[latent].star and features[latent].note == '<b>mine</b> "'
+    assert 'aria-pressed="true" aria-label="Star' in card.html and is_harmless(card.to_html())
+    assert "&lt;b&gt;mine" in card.to_html()
+    browser.act("starred", True)
+    assert list(browser.matching().index) == [latent] and "✎" in browser.html
+    browser.act("clear", "")
+    browser.act("query", "MINE<")
+    assert "No latent matches" in browser.html
+    browser.act("query", "<b>mine")
+    assert list(browser.matching().index) == [latent]
+    browser.act("clear", "")
+    browser.act("latent", latent)
+    browser.act("key", "s")
+    assert not features[latent].star
+    browser.act("star", str(latent))
+    browser.act(f"note {latent}", "")
+    assert features[latent].star and features[latent].note == ""
+    monkeypatch.setattr(type(features.notes), "put", lambda *a, **k: (_ for _ in ()).throw(OSError("no room")))
+    card._hear(card, {"act": "star", "arg": str(latent)}, [])
+    assert "no room" in card.html and 'role="alert"' in card.html
+    monkeypatch.undo()
+    card.act("star", str(latent))
+
+
+def test_what_fires_nearly_everywhere_can_be_hidden(browser, features):
+    alive = features.table[features.table.density > 0]
+    browser.act("dense", True)
+    assert set(browser.matching().index) == set(alive.index[alive.density <= 0.1])
+
+
+def test_the_scatter_is_walked_by_keys(browser, features):
+    order = list(browser.matching().sort_values("density", kind="stable").index)
+    browser.act("latent", order[3])
+    for key, at in (("ArrowRight", 4), ("ArrowLeft", 3), ("ArrowLeft", 2)):
+        browser.act("along", key)
+        assert browser.state["latent"] == order[at]
+        assert browser.state["latent"] in [row["latent"] for row in browser.compute()["rows"]]
+    order = list(browser.matching().sort_values("f1", kind="stable").index)
+    browser.act("latent", order[-1])
+    browser.act("along", "ArrowUp")
+    assert browser.state["latent"] == order[-1]
+    browser.act("along", "Enter")
+    assert browser.state["open"]
+
+
+def test_a_corpus_without_labels_is_said(model, coder, tmp_path):
+    plain = sk.load_corpus(model, ["red green blue, round and square " * 4] * 3)
+    index = sk.Features.collect(model, coder, plain, path=tmp_path / "i", progress=False)
+    card = widgets.FeatureCard(index, int(index.table.density.idxmax()))
+    card.act("tab", "labels")
+    assert "This corpus has no labels" in card.html
+    card.act("rule", "")
+    assert "On at:" in card.html or "No rule was found" in card.html
+    assert is_harmless(card.to_html()) and is_harmless(widgets.FeatureBrowser(index).to_html())
 
 
 def test_an_open_card_follows_the_selection(browser, features):

@@ -11,7 +11,7 @@ import numpy as np
 from ..corpus import pieces
 from ..features import Example, Features, Latent
 from ..files import replacing
-from .dossier import examples, nearest
+from .dossier import examples
 from .explanation import Explanation
 from .lens import lens, written
 
@@ -35,14 +35,14 @@ def feature_json(latent: Latent, source: str, explanations: Iterable[Any] = ()) 
         raise ValueError(f"source={source!r}: give '{{layer}}-{{set}}', such as '2-res-saekit'")
     features = latent.features
     model, about = features.model.cfg.model_name, {"layer": source, "index": str(latent.index)}
-    logits, near = _logits(latent), nearest(features, latent.index)
+    logits, near = _logits(latent), latent.similar()
     row = features.coder.W_dec[latent.index].detach().float()
     heights, edges = np.histogram(logits if logits is not None else [], BARS)
     return {
         "modelId": model, **about, "sourceSetName": source.split("-", 1)[1], "hookName": features.coder.site.name,
         "maxActApprox": latent.max, "frac_nonzero": latent.density,
         "hasVector": True, "vector": row.tolist(), "vectorLabel": None, "vectorDefaultSteerStrength": latent.max,
-        "topkCosSimIndices": near[0], "topkCosSimValues": near[1],
+        "topkCosSimIndices": near.index.tolist(), "topkCosSimValues": near.cosine.tolist(),
         "freq_hist_data_bar_heights": latent.histogram(BARS).tolist(),
         "freq_hist_data_bar_values": ((np.arange(BARS) + 0.5) * latent.max / BARS).tolist(),
         "logits_hist_data_bar_heights": heights.tolist() if logits is not None else [],

@@ -1,12 +1,11 @@
 """What explanations are made of and scored on: passages of two halves of the documents, which have none in common."""
 
-from hashlib import blake2b
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float32, Int
+from jaxtyping import Float32, Int
 
 from ..corpus import Corpus
 from ..features import Example, Features, Latent
@@ -42,27 +41,11 @@ class Passage(NamedTuple):
         return "".join(shown).replace(">><<", "")
 
 
-def test_windows(corpus: Corpus) -> Bool[np.ndarray, " windows"]:
-    """The windows of the half of the texts that explanations are scored on; they are made on the other half.
-
-    A text's half is decided by a hash of its name, so that it is the same wherever the text occurs. Raises ValueError
-    for a corpus of one text.
-    """
-    present = np.unique(corpus.text_ids)
-    if len(present) < 2:
-        raise ValueError(f"{corpus.source!r} has one text, so no half of it can be held back: give at least two texts")
-    ranked = sorted(present.tolist(), key=lambda i: (blake2b(f"0 {corpus.texts[i]}".encode()).digest(), i))
-    return np.isin(corpus.text_ids, ranked[: max(round(len(ranked) / 2), 1)])
-
-
-test_windows.__test__ = False  # its name is no test's
-
-
 class Half:
     """The passages of the train or of the test documents of an index. Holds codes, never the index itself."""
 
     def __init__(self, corpus: Corpus, test: bool) -> None:
-        self.windows = np.flatnonzero(test_windows(corpus) == test)
+        self.windows = np.flatnonzero(corpus.test_windows() == test)
         self.drawn = np.sort(np.random.default_rng(0).permutation(self.windows)[:WINDOWS])
         self._entries: tuple[np.ndarray, ...] | None = None
 

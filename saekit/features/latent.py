@@ -162,7 +162,7 @@ class Latent:
         return neighbours(self.features, self.index, n)
 
     def similar(self, n: int = 10) -> pd.DataFrame:
-        """The n latents whose decoder rows point most nearly the same way, by cosine; see `neighbours`."""
+        """The n latents whose decoder rows point most nearly the same way; cosine and jaccard as in `neighbours`."""
         return similar(self.features, self.index, n)
 
     @property

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float32
+from jaxtyping import Float32, Num
 
 if TYPE_CHECKING:
     from .index import Features
@@ -13,13 +13,10 @@ if TYPE_CHECKING:
 
 def neighbours(features: "Features", latent: int, n: int) -> pd.DataFrame:
     """The n latents of largest Jaccard index with one; see `Latent.neighbours`."""
-    sampled = features.index.sample
-    together, on = sampled.together(latent), np.diff(sampled.edges)
-    jaccard = together / np.maximum(on + on[latent] - together, 1)
-    jaccard[latent] = 0
+    together, on, jaccard = overlaps(features, latent)
     chosen = np.argsort(-jaccard, kind="stable")[:n]
     chosen = chosen[jaccard[chosen] > 0]
-    lift = together[chosen] * len(sampled.place) / (on[chosen] * on[latent])
+    lift = together[chosen] * len(features.index.sample.place) / (on[chosen] * on[latent])
     cosine = cosines(features, latent)[chosen]
     found = {"together": together[chosen], "jaccard": jaccard[chosen], "lift": lift, "cosine": cosine}
     return _listed(features, chosen, found)
@@ -30,7 +27,17 @@ def similar(features: "Features", latent: int, n: int) -> pd.DataFrame:
     cosine = cosines(features, latent)
     chosen = np.argsort(-np.where(np.arange(len(cosine)) == latent, -np.inf, cosine), kind="stable")
     chosen = chosen[: min(n, len(cosine) - 1)]
-    return _listed(features, chosen, {"cosine": cosine[chosen]})
+    jaccard = overlaps(features, latent)[2]
+    return _listed(features, chosen, {"cosine": cosine[chosen], "jaccard": jaccard[chosen]})
+
+
+def overlaps(features: "Features", latent: int) -> tuple[Num[np.ndarray, " d_sae"], ...]:
+    """Of each latent with one, on the sampled tokens: (both are on, it is on, Jaccard index; 0 with itself)."""
+    sampled = features.index.sample
+    together, on = sampled.together(latent), np.diff(sampled.edges)
+    jaccard = together / np.maximum(on + on[latent] - together, 1)
+    jaccard[latent] = 0
+    return together, on, jaccard
 
 
 @torch.no_grad()

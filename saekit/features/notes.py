@@ -6,7 +6,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from ..files import replacing
+from ..files import damaged_aside, replacing
 
 Note = dict[str, Any]
 
@@ -53,9 +53,7 @@ class Notes:
         return content if _is_notes(content) else self._moved_aside()
 
     def _moved_aside(self) -> dict[str, Any]:
-        taken = len(list(self.path.parent.glob(f"{self.path.stem}.damaged-*.json")))
-        aside = self.path.with_name(f"{self.path.stem}.damaged-{taken + 1}.json")
-        self.path.replace(aside)
+        aside = damaged_aside(self.path)
         warnings.warn(
             f"the notes in {self.path} were damaged, so they start afresh; the old ones: {aside}", stacklevel=4
         )

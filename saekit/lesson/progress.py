@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from ..files import replacing
+from ..files import damaged_aside, replacing
 
 Record = dict[str, Any]
 EMPTY: Record = {"attempts": 0, "passed": False, "hints": 0, "seen": False, "guesses": []}
@@ -75,10 +75,8 @@ class Progress:
         return self._memory
 
     def _moved_aside(self) -> dict[str, dict[str, Record]]:
-        taken = len(list(self.path.parent.glob("progress.damaged-*.json")))
-        aside = self.path.with_name(f"progress.damaged-{taken + 1}.json")
         try:
-            self.path.replace(aside)
+            aside = damaged_aside(self.path)
         except OSError as error:
             return self._in_memory(error)
         self.news.append(("The progress file was damaged, so it starts afresh.", f"The old one is {aside}."))

@@ -4,12 +4,15 @@ from collections.abc import Mapping
 from math import log10
 from typing import Any
 
+import numpy as np
+
+from .card import star
 from .chart import Axes, text
 from .html import count, esc, fixed, percent
 from .marks import COLOUR, SHAPE, bar, chips, family, marker, painted, shape
 from .notes import button, empty
 
-COLUMNS = (("latent", "Latent", True), ("label", "Best label", False), ("tokens", "Top tokens", False), ("f1", "F1", True),
+COLUMNS = (("star", "", False), ("latent", "Latent", True), ("label", "Best label", False), ("tokens", "Top tokens", False), ("f1", "F1", True),
            ("", "", False), ("density", "Density", True), ("max", "Max", True))  # fmt: skip
 SIZE = (372, 284)
 DECADES = 5  # of density, below 1
@@ -47,15 +50,20 @@ def _bar(data: Mapping[str, Any]) -> str:
     return (
         '<div class="sk-bar" role="search">'
         f'<div class="sk-field" style="flex:1 1 190px"><label for="fb-q-{i}">Search</label><input id="fb-q-{i}" type="search" '
-        f'placeholder="label, token or number" value="{esc(data["query"])}" data-act="query"></div>'
+        f'placeholder="label, token, note or number" value="{esc(data["query"])}" data-act="query"></div>'
         f'<div class="sk-field"><label for="fb-l-{i}">Best label</label><select id="fb-l-{i}" data-act="label">{options}</select>'
         f'</div><fieldset class="sk-field" style="width:196px"><legend style="width:100%">Density <b>{ends}</b></legend>'
         f'<div class="fb-dual"><input type="range" min="{-DECADES}" max="0" step="0.1" value="{low}" data-act="low" '
         f'aria-label="Lowest density, log scale"><input type="range" min="{-DECADES}" max="0" step="0.1" value="{high}" '
         'data-act="high" aria-label="Highest density, log scale"></div></fieldset>'
-        f'<label class="sk-check"><input type="checkbox" data-act="context"{" checked" if data["context"] else ""}> '
-        "Hide token-identity labels</label></div>"
+        f'<div class="sk-group" style="gap:0 12px">{_check(data, "context", "Hide token-identity labels")}'
+        f"{_check(data, 'dense', 'Hide dense')}{_check(data, 'starred', 'Starred')}</div></div>"
     )
+
+
+def _check(data: Mapping[str, Any], name: str, words: str) -> str:
+    on = " checked" if data[name] else ""
+    return f'<label class="sk-check"><input type="checkbox" data-act="{name}"{on}> {words}</label>'
 
 
 def _rate(density: float) -> str:
@@ -72,6 +80,9 @@ def _table(data: Mapping[str, Any]) -> str:
     heads = ""
     for column, title, right in COLUMNS:
         kind = ' class="sk-num"' if right else ""
+        if column == "star":
+            heads += '<th scope="col"><span class="sk-vh">Star</span></th>'
+            continue
         if column in ("", "tokens"):
             heads += f'<th scope="col"{kind}>{title}</th>'
             continue
@@ -94,7 +105,7 @@ def _table(data: Mapping[str, Any]) -> str:
         + "</div>"
     )
     return (
-        f'<div class="sk-scroll"><table data-roving data-keys="ArrowUp ArrowDown Enter" data-on="key"><caption class="sk-vh">Latents, '
+        f'<div class="sk-scroll"><table data-roving data-keys="ArrowUp ArrowDown Enter s" data-on="key"><caption class="sk-vh">Latents, '
         f"{count(data['found'])} rows</caption><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table></div>{pager}"
     )
 
@@ -103,9 +114,15 @@ def _row(row: Mapping[str, Any], chosen: int, stop: int) -> str:
     on = row["latent"] == chosen
     f1, always = row["f1"], row["always_fire"]
     label = f"{marker(row['label'])} {esc(row['label'])}" if row["label"] else '<span class="sk-cap">none</span>'
+    noted = (
+        f' <span class="fb-noted" title="{esc(row["text"])}" aria-label="Note: {esc(row["text"])}">✎</span>'
+        if row["text"]
+        else ""
+    )
     return (
         f'<tr class="is-link{" is-on" if on else ""}" data-act="latent" data-arg="{row["latent"]}" tabindex="{0 if row["latent"] == stop else -1}" '
-        f'aria-selected="{str(on).lower()}"><th scope="row" class="sk-num">{row["latent"]}</th><td class="fb-label" '
+        f'aria-selected="{str(on).lower()}"><td>{star(row["latent"], row["star"])}</td><th scope="row" class="sk-num">'
+        f'{row["latent"]}{noted}</th><td class="fb-label" '
         f'title="{esc(row["label"])}">{label}</td><td>{chips(row["tokens"][:3])}</td><td class="sk-num"><b>{fixed(f1)}</b></td>'
         f"<td>{bar(f1, f'F1 {fixed(f1)}, always-fire {fixed(always)}', always, '48px')}</td>"
         f'<td class="sk-num">{percent(row["density"])}</td><td class="sk-num">{fixed(row["max"], 1)}</td></tr>'
@@ -116,18 +133,13 @@ def _row(row: Mapping[str, Any], chosen: int, stop: int) -> str:
 
 
 def _scatter(data: Mapping[str, Any]) -> str:
-    picked = data["picked"]
+    picked, ring = data["picked"], ""
     axes = Axes((36, 358, 12, 246), (-DECADES, 0), (0, 1))
     drawn = axes.grid([(v, f"{v:g}") for v in (0, 0.25, 0.5, 0.75, 1)])
     drawn += axes.floor([(p, _rate(10.0**p)) for p in range(-DECADES, 1)])
     drawn += text(197, 279, "density: share of tokens where the latent is on", "middle") + text(0, 0, "best-label F1")
-    for group in COLOUR:
-        here = [(d, f) for d, f, g in data["points"] if g == group]
-        path = "".join(shape(SHAPE.get(group, "cross"), 2.6, axes.px(_log(d)), axes.py(f)) for d, f in here)
-        if path:
-            pale = picked is not None and family(picked["label"]) != group
-            drawn += painted(path, group, f'opacity="{0.5 if pale else 0.9}"')
-    if picked is not None and picked["density"] > 0:
+    drawn += "".join(_marks(data, axes, group, family(picked["label"])) for group in COLOUR)
+    if picked["density"] > 0:
         base, x, y = picked["base"], axes.px(_log(picked["density"])), axes.py(picked["f1"])
         if base:
             places = [-DECADES + 0.05 * i for i in range(20 * DECADES + 1)]
@@ -135,26 +147,47 @@ def _scatter(data: Mapping[str, Any]) -> str:
             words = f"ceiling for {picked['label']} ({percent(base)})"
             drawn += f'<path d="{curve}" fill="none" stroke="var(--sk-mark)" stroke-width="1.5"/>'
             drawn += text(axes.px(_log(base)) - 6, axes.py(1) + 12, words, "end", halo=True)
-        drawn += f'<circle cx="{x:.1f}" cy="{y:.1f}" r="9" fill="none" stroke="var(--sk-ink)" stroke-width="1.6"/>'
+        ring = f'<circle class="fb-ring" cx="{x:.1f}" cy="{y:.1f}" r="9" tabindex="0" role="img" data-sight aria-label="{_ringed(picked)}"/>'
         drawn += text(x - 13, y + 4, str(picked["latent"]), "end", strong=True, halo=True)
     # The area that a click is read in, over everything drawn.
     drawn += (
         f'<rect class="fb-plot" x="36" y="12" width="322" height="234" fill="transparent" data-act="point" '
         f'data-point="{-DECADES} 0 0 1"/>'
     )
+    drawn = f"<g>{drawn}</g>{ring}"  # apart, so that the ring keeps its element, and the focus, when it moves
     title = "Density against F1"
-    if picked is not None and picked["base"] and picked["density"]:
+    if picked["base"] and picked["density"]:
         reach = picked["f1"] / max(ceiling(picked["density"], picked["base"]), 1e-9)
         title = f"{picked['latent']} reaches {percent(reach, 0)} of what its density allows"
-    groups = sorted({g for _, _, g in data["points"]}, key=list(COLOUR).index)
+    groups = [group for group in COLOUR if (data["family"] == group).any()]
     names = {"bracket": "bracket, depth", "keyword": "keyword", "other": "other"}
     legend = "".join(f"<span>{marker(g if g != 'other' else '')} {names.get(g, g)}</span>" for g in groups)
-    alt = f"Scatter of {count(len(data['points']))} latents, density against F1; the same data as the table"
+    alt = f"Scatter of {count(len(data['f1']))} latents, density against F1; the same data as the table"
     return (
         f'<div class="sk-panel"><h4>{esc(title)}</h4><p class="sk-cap">The grey curve is the best F1 any latent of that density '
-        f'can reach.</p><svg viewBox="0 -12 {SIZE[0]} {SIZE[1] + 12}" role="img" aria-label="{alt}" '
+        f'can reach.</p><svg viewBox="0 -12 {SIZE[0]} {SIZE[1] + 12}" role="group" aria-label="{alt}" '
+        'data-roving data-keys="ArrowLeft ArrowRight ArrowUp ArrowDown Enter" data-on="along" '
         f'style="margin-top:6px;max-width:440px">{drawn}</svg><div class="sk-cap sk-legend">{legend}</div></div>'
     )
+
+
+def _marks(data: Mapping[str, Any], axes: Axes, group: str, chosen: str) -> str:
+    """The markers of one family as one path; of those that would hide each other, within 1.5 pixels, only one."""
+    here = data["family"] == group
+    if not here.any():
+        return ""
+    decades = np.maximum(np.log10(np.maximum(data["density"][here], 1e-30)), -DECADES)
+    x = axes.left + (axes.right - axes.left) * (decades / DECADES + 1)
+    y = axes.bottom - (axes.bottom - axes.top) * np.clip(data["f1"][here], 0, 1)
+    places = np.unique(np.round(np.stack([x, y], 1) / 1.5).astype(np.int64), axis=0) * 1.5
+    kind = SHAPE.get(group, "cross")
+    path = "".join(shape(kind, 2.6, *place) for place in places.tolist())
+    return painted(path, group, f'opacity="{0.5 if chosen != group else 0.9}"')
+
+
+def _ringed(picked: Mapping[str, Any]) -> str:
+    label = f", {picked['label']}" if picked["label"] else ""
+    return esc(f"Latent {picked['latent']}{label}: F1 {fixed(picked['f1'])}, density {percent(picked['density'])}")
 
 
 def _log(density: float) -> float:
@@ -162,20 +195,22 @@ def _log(density: float) -> float:
 
 
 def _picked(data: Mapping[str, Any]) -> str:
-    picked = data["picked"]
-    if picked is None:
-        return ""
+    picked, i = data["picked"], data["id"]
     label = f"{marker(picked['label'])} {esc(picked['label'])}" if picked["label"] else "no label fits"
     word = "Close card" if data["open"] else "Open card"
+    kept = f'<p class="fc-kept"><span class="sk-cap">Note</span> {esc(picked["text"])}</p>' if picked["text"] else ""
     return (
-        f'<div class="fb-pick" aria-live="polite"><div style="display:flex;gap:8px;align-items:baseline"><b>{picked["latent"]}</b>'
-        f"<span>{label}</span>{button(word, 'open', '', 'sk-push')}</div></div>"
+        f'<div class="fb-pick" aria-live="polite"><div style="display:flex;gap:8px;align-items:center">'
+        f"{star(picked['latent'], picked['star'])}<b>{picked['latent']}</b><span>{label}</span>"
+        f'{button(word, "open", "", "sk-push")}</div>{kept}<div class="sk-field live" style="margin-top:6px"><label class="sk-vh" '
+        f'for="fb-n-{i}">Note on latent {picked["latent"]}</label><input id="fb-n-{i}" type="text" maxlength="500" '
+        f'placeholder="a note on latent {picked["latent"]}" value="{esc(picked["text"])}" data-act="note {picked["latent"]}"></div></div>'
     )
 
 
 def _foot(data: Mapping[str, Any]) -> str:
     return (
         '<div class="sk-foot"><span class="live"><kbd>↑</kbd> <kbd>↓</kbd> move</span><span class="live"><kbd>Enter</kbd> open card'
-        f'</span><span class="sk-push">{count(data["alive"])} latents alive in {count(data["n"])} tokens, '
+        f'</span><span class="live"><kbd>s</kbd> star</span><span class="live"><kbd>←</kbd> <kbd>→</kbd> in the scatter</span><span class="sk-push">{count(data["alive"])} latents alive in {count(data["n"])} tokens, '
         f"{count(data['dead'])} silent and not shown</span></div>"
     )

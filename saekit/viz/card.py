@@ -4,13 +4,22 @@ from collections.abc import Mapping, Sequence
 from math import log10
 from typing import Any
 
+from . import evidence
 from .html import count, esc, fixed, percent, piece, signed
-from .marks import family, marker, ramp, shape, step, strip
+from .marks import family, ramp, step, strip
 from .notes import button, empty, note
 from .tokens import esc_raw, lines_of
 
-TABS = {"examples": "Examples", "output": "Output", "labels": "Labels", "try": "Try it"}
-MODES = {"top": "Top", "decile": "By decile", "random": "Random active"}
+TABS = {"examples": "Examples", "output": "Output", "labels": "Labels", "neighbours": "Neighbours", "tokens": "Tokens",
+        "try": "Try it"}  # fmt: skip
+MODES = {"top": "Top", "value": "By value", "rank": "By rank", "random": "Random active", "weighted": "Weighted"}
+ABOUT = {
+    "top": "The strongest firings, one of each window.",
+    "value": "Some firings of each part of the range from 0 to the maximum.",
+    "rank": "Five parts of equally many firings, some of each.",
+    "random": "Every firing is as likely to be shown as any other.",
+    "weighted": "Drawn in proportion to the activation: strong firings more often, as in importance sampling.",
+}
 
 
 def feature_card(data: Mapping[str, Any]) -> str:
@@ -33,7 +42,7 @@ def feature_page(data: Mapping[str, Any]) -> str:
     """The card for a file: every tab that needs no model, one below the other."""
     panels = "".join(
         f'<div class="sk-body sk-rule"><h4 class="sk-h">{TABS[name]}</h4>{panel(data, name)}</div>'
-        for name in ("examples", "output", "labels")
+        for name in ("examples", "output", "labels", "neighbours", "tokens")[: 1 if data["dead"] else None]
     )
     return f'<section class="sk" aria-label="Feature card, latent {data["latent"]}">{_top(data)}{panels}{_foot(data)}</section>'
 
@@ -46,7 +55,9 @@ def panel(data: Mapping[str, Any], tab: str) -> str:
             f"Latent {data['latent']} was never on in {count(data['n'])} tokens",
             "It may be dead, or wait for text that this corpus does not hold.", act,
         )  # fmt: skip
-    return {"examples": _examples, "output": _output, "labels": _labels, "try": _try}[tab](data)
+    draw = {"examples": _examples, "output": _output, "labels": evidence.labels, "neighbours": evidence.neighbours,
+            "tokens": evidence.tokens, "try": _try}  # fmt: skip
+    return draw[tab](data)
 
 
 # -- head
@@ -60,21 +71,42 @@ def _top(data: Mapping[str, Any]) -> str:
         f'max="{data["d_sae"] - 1}" value="{latent}" style="width:76px" data-act="latent">'
         + button("→", "step", 1, "is-icon", label="Next latent")
         + button("Random", "random")
+        + star(data["latent"], data["star"], "Star")
         + button("Save as a file", "save")
     )
-    name = f" · {data['name']}" if data["name"] else ""
+    name = f" · {named(data)}" if named(data) else ""
     facts = [("Density", percent(data["density"]), "of tokens")]
     facts += [("Mean when on", fixed(data["mean"]), ""), ("Maximum", fixed(data["maximum"]), "")]
     if data["best"]:
         facts += [("Best-label F1", fixed(data["best"]["f1"]), f"always-fire {fixed(data['best']['always_fire'])}")]
     stats = "".join(f"<div><dt>{k}</dt><dd>{v}<small> {u}</small></dd></div>" for k, v, u in facts)
-    alive = "dead in this corpus" if data["dead"] else "named by its best label" if data["name"] else "no label fits"
+    alive = "dead in this corpus" if data["dead"] else "named by its best label" if named(data) else "no label fits"
     return (
         f'<div class="sk-head"><div><h3 class="sk-title">Latent {latent}{esc(name)}</h3>'
         f'<p class="sk-sub"><span class="sk-mono">{esc(data["site"])}</span> · {alive}</p></div>'
         f'<span class="sk-group live" role="group" aria-label="Choose a latent">{go}</span></div>'
         f'<div class="sk-cols sk-collapse fc-top"><dl class="sk-stats" style="gap:8px 18px">{stats}</dl>'
-        f"<figure>{_histogram(data)}</figure></div>"
+        f"<figure>{_histogram(data)}</figure></div>{note_line(data)}"
+    )
+
+
+def star(latent: int, on: bool, word: str = "") -> str:
+    """The button that gives a latent its star or takes it away."""
+    shown = f'<span aria-hidden="true">{"★" if on else "☆"}</span>{f" {word}" if word else ""}'
+    kind = "sk-btn" if word else "star"
+    return (
+        f'<button type="button" class="{kind}" data-act="star" data-arg="{latent}" aria-pressed="{str(on).lower()}" '
+        f'aria-label="Star {latent}"{"" if word else " tabindex=-1"}>{shown}</button>'
+    )
+
+
+def note_line(data: Mapping[str, Any]) -> str:
+    """Where a note about a latent is written; the text of it where nothing can be written."""
+    i, latent = data["id"], data["latent"]
+    kept = f'<p class="fc-kept"><span class="sk-cap">Note</span> {esc(data["note"])}</p>' if data["note"] else ""
+    return (
+        f'{kept}<div class="fc-note live"><label class="sk-cap" for="fc-note-{i}">Note</label><input id="fc-note-{i}" type="text" '
+        f'maxlength="500" placeholder="what you think it is" value="{esc(data["note"])}" data-act="note {latent}"></div>'
     )
 
 
@@ -128,6 +160,7 @@ def _examples(data: Mapping[str, Any]) -> str:
         '<div style="display:flex;gap:12px;align-items:center;flex-wrap:wrap;margin-bottom:6px">'
         f'<span class="sk-seg live" role="radiogroup" aria-label="Which examples">{radios}</span>'
         f'<span class="sk-push">{ramp("0", fixed(data["maximum"]))}</span></div>'
+        f'<p class="sk-cap">{ABOUT[data["mode"]] if data["slice"] is None else ""}</p>'
     )
     if data["slice"] is not None:
         low, high = data["maximum"] * data["slice"] / 10, data["maximum"] * (data["slice"] + 1) / 10
@@ -145,8 +178,8 @@ def _group(group: Mapping[str, Any], maximum: float) -> str:
     )
     rows = rows or '<span class="sk-cap">none was kept from this range</span>'
     return (
-        f'<div class="fc-q"><div><h4 class="sk-h">{esc(group["title"])}</h4><span class="sk-cap">{esc(group["range"])}<br>'
-        f"{esc(group['share'])}</span></div><div>{rows}</div></div>"
+        f'<div class="fc-q"><div><h4 class="sk-h">{esc(group["title"])}</h4><span class="sk-cap">{fixed(group["low"])} to '
+        f"{fixed(group['high'])}<br>{percent(group['share'])} of firings</span></div><div>{rows}</div></div>"
     )
 
 
@@ -197,58 +230,6 @@ def _tokens(rows: Sequence[tuple[str, float]], most: float) -> str:
             f'<span class="sk-num">{signed(value)}</span>'
         )
     return f'<div class="fc-log">{drawn}</div>'
-
-
-# -- labels
-
-WIDTH = 170
-
-
-def _labels(data: Mapping[str, Any]) -> str:
-    rows = data["labels"]
-    if not rows:
-        return empty("This corpus has no labels", "Collect the features on labelled text, such as load_corpus(model).")
-    above = [row["label"] for row in rows if row["f1"] > row["always_fire"] and row["context"]]
-    title = {0: "No label of context beats a detector that always fires"}.get(
-        len(above), f"{', '.join(above[:3])}{' and more' if len(above) > 3 else ''} above a detector that always fires"
-    )
-    body = "".join(_label_row(row) for row in rows[:12])
-    heads = "".join(
-        f'<th scope="col" class="{kind}">{name}</th>'
-        for name, kind in (
-            ("True label", ""), ("Base rate", "sk-num"), ("Precision", "sk-num"), ("Recall", "sk-num"), ("F1", "sk-num"),
-            ('0 <span style="float:right">1</span>', ""), ("vs always-fire", ""),
-        )
-    )  # fmt: skip
-    return (
-        f'<h4 class="sk-h">{esc(title[:1].upper() + title[1:])}</h4><p class="sk-cap" style="margin-bottom:6px">● this latent '
-        "&nbsp; <b>|</b> a detector that always fires. On or off, no threshold is tuned. Held to tokens whose label is clear. "
-        "A label that the token alone decides is no evidence.</p>"
-        f'<div class="sk-scroll"><table><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table></div>'
-    )
-
-
-def _label_row(row: Mapping[str, Any]) -> str:
-    f1, always = row["f1"], row["always_fire"]
-    identity = "" if row["context"] else ' <span class="sk-cap">(token identity)</span>'
-    alt = f"F1 {fixed(f1)}; always-fire {fixed(always)}"
-    dots = (
-        f'<svg width="{WIDTH}" height="18" viewBox="0 0 {WIDTH} 18" role="img" aria-label="{alt}" style="min-width:96px">'
-        f'<line class="grid" x1="0" x2="{WIDTH}" y1="9.5" y2="9.5"/><line x1="0" x2="{WIDTH * f1:.1f}" y1="9.5" y2="9.5" '
-        f'stroke="var(--sk-mark)" stroke-width="2"/><line x1="{WIDTH * always:.1f}" x2="{WIDTH * always:.1f}" y1="3" y2="16" '
-        f'stroke="var(--sk-ink)" stroke-width="1.5"/><path d="{shape("circle", 4.5, WIDTH * f1, 9.5)}" fill="var(--sk-ink)"/></svg>'
-    )
-    verdict = (
-        '<span class="sk-tag good">✓ above</span>' if f1 > always and row["context"]
-        else '<span class="sk-cap">above, no evidence</span>' if f1 > always
-        else '<span class="sk-cap">below</span>'
-    )  # fmt: skip
-    numbers = "".join(f'<td class="sk-num">{fixed(row[k])}</td>' for k in ("precision", "recall"))
-    return (
-        f'<tr><th scope="row">{marker(row["label"])} {esc(row["label"])}{identity}</th>'
-        f'<td class="sk-num">{percent(row["base"])}</td>{numbers}<td class="sk-num"><b>{fixed(f1)}</b></td>'
-        f"<td>{dots}</td><td>{verdict}</td></tr>"
-    )
 
 
 # -- try it
@@ -302,7 +283,20 @@ def _foot(data: Mapping[str, Any]) -> str:
     )
 
 
+def named(data: Mapping[str, Any]) -> str:
+    """A latent's name by its best label, where that is above a detector that always fires; else nothing."""
+    best = data["best"]
+    return name_of(best["label"]) if best and best["above"] else ""
+
+
 def name_of(label: str) -> str:
     """A latent's name by its best label."""
     inside = {"docstring": "inside a docstring", "comment": "inside a comment", "string": "inside a string"}
     return inside.get(label, "inside a bracket" if family(label) == "bracket" else label)
+
+
+def in_short(row: Any) -> str:
+    """A latent in few words, from its row of the table: its best label if that is above chance, else a token."""
+    if row.label and row.f1 > row.always_fire:
+        return name_of(row.label)
+    return f"at {row.tokens[0].strip() or 'blanks'}" if row.tokens else ""

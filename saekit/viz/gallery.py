@@ -10,7 +10,7 @@ from ..explain import dossier
 from ..explain.output import mean_log_probs, prompts
 from ..features import Features
 from ..files import replacing
-from .card import feature_page, name_of
+from .card import feature_page, named
 from .html import count, esc, fixed, page, percent
 from .marks import bar, chips, marker
 
@@ -21,24 +21,11 @@ SCRIPT = Path(__file__).with_name("gallery.js")
 
 def card_data(features: Features, latent: int, before: Any = None) -> dict[str, Any]:
     """What `viz.card` draws of one latent, without a widget. Raises ValueError for a latent out of range."""
-    one, row = features[latent], features.table.loc[latent]
-    best = {"f1": row.f1, "always_fire": row.always_fire} if row.label else None
-    named = best is not None and row.f1 > row.always_fire
-    groups = [
-        group
-        | {
-            "range": f"{fixed(group['low'])} to {fixed(group['high'])}",
-            "share": f"{percent(group['share'])} of firings",
-        }
-        for group in dossier.examples(one)
-    ]
-    return {
-        "id": latent, "latent": latent, "d_sae": len(features), "site": features.coder.site.name,
-        "name": name_of(row.label) if named else "", "best": best, "dead": one.dead, "n": features.n,
-        "density": one.density, "mean": one.mean, "maximum": one.max, "corpus": features.corpus.source,
-        "histogram": one.histogram(10).tolist(), "tab": "examples", "mode": "decile", "slice": None, "groups": groups,
+    one = features[latent]
+    return dossier.facts(one) | {
+        "id": latent, "tab": "examples", "mode": "value", "slice": None, "groups": dossier.examples(one),
         "output": None if one.dead else dossier.effect(one, before), "labels": one.labels().to_dict("records"),
-        "tried": None,
+        "similar": one.similar(8), "cofiring": one.neighbours(8), "tokens": one.tokens(12), "rule": None, "tried": None,
     }  # fmt: skip
 
 
@@ -111,13 +98,13 @@ def _entry(data: Mapping[str, Any], row: Mapping[str, Any]) -> dict[str, Any]:
     card = feature_page(data)
     if len(card.encode("utf-8", "replace")) > LARGEST:
         raise ValueError(f"the card of latent {data['latent']} is larger than {LARGEST:,} bytes")
-    words = " ".join([str(data["latent"]), str(row["label"]), data["name"], *map(str, row["tokens"])]).lower()
-    return {"latent": data["latent"], "label": row["label"] if data["name"] else "", "words": words, "card": card,
+    words = " ".join([str(data["latent"]), str(row["label"]), named(data), *map(str, row["tokens"])]).lower()
+    return {"latent": data["latent"], "label": row["label"] if named(data) else "", "words": words, "card": card,
             "f1": float(row["f1"]), "density": float(row["density"]), "max": float(row["max"])}  # fmt: skip
 
 
 def _controls(labels: list[str]) -> str:
-    options = "".join(f'<option value="{esc(name)}">{esc(name)}</option>' for name in labels)
+    options = "".join(f'<option value="{esc(label)}">{esc(label)}</option>' for label in labels)
     orders = {"": "as given", "f1": "best-label F1", "density": "density", "max": "maximum", "latent": "number"}
     by = "".join(f'<option value="{key}">{name}</option>' for key, name in orders.items())
     return (
@@ -129,9 +116,7 @@ def _controls(labels: list[str]) -> str:
 
 
 def _row(i: int, data: Mapping[str, Any], row: Mapping[str, Any]) -> str:
-    name = (
-        f"{marker(row['label'])} {esc(data['name'])}" if data["name"] else '<span class="sk-cap">no label fits</span>'
-    )
+    name = f"{marker(row['label'])} {esc(named(data))}" if named(data) else '<span class="sk-cap">no label fits</span>'
     alt = f"F1 {fixed(row['f1'])}; a detector that always fires {fixed(row['always_fire'])}"
     f1 = f"{bar(row['f1'], alt, row['always_fire'], '56px')} {fixed(row['f1'])}" if row["label"] else ""
     return (

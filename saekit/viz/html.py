@@ -47,7 +47,7 @@ _PAGE = """:root { color-scheme: light dark } body { margin: 24px auto; padding:
 background: light-dark(#fff, #111) } body > .sk { margin-bottom: 16px }
 .sk :is(.sk-bar, .sk-btn, .sk-act, .sk-tabs, .sk-details, .tm-set, .live), .sk-foot kbd { display: none !important }
 .sk th .sk-btn { display: inline !important; padding: 0 } /* the name of a row */
-.sk button { cursor: default !important }"""
+.sk button { cursor: default !important } .fc-kept { display: block !important }"""
 
 
 # -- text

@@ -14,14 +14,17 @@ from .view import View
 
 _ids = itertools.count()
 PAGE = 14
-FILTERS = {"query": "", "label": "", "low": -float(DECADES), "high": 0.0, "context": False}
+DENSE = 0.1  # on at more than this share of tokens
+FILTERS = {"query": "", "label": "", "low": -float(DECADES), "high": 0.0, "context": False, "dense": False,
+           "starred": False}  # fmt: skip
 
 
 class FeatureBrowser(View):
     """A table of the latents that are alive, a scatter of density against F1, one selection; opens a card below.
 
-    State: query (label, token or number), label, low and high (log10 of density), context (only labels that need
-    context), sort, descending, first (row of the page), latent, open. Raises ValueError for what is out of range.
+    State: query (label, token, note or number), label, low and high (log10 of density), context (only labels that
+    need context), dense (leave out those on at more than a tenth of the tokens), starred, sort, descending, first (row
+    of the page), latent, open. Raises ValueError for what is out of range.
     """
 
     def __init__(self, features: Any, *, latent: int | None = None) -> None:
@@ -44,9 +47,11 @@ class FeatureBrowser(View):
     def matching(self) -> pd.DataFrame:
         """The latents that pass the filters, in the order of the table."""
         state = self._state
-        table = self.features.search(state["query"].strip(), label=state["label"] or None)
+        table = self.features.search(state["query"].strip(), label=state["label"] or None, starred=state["starred"])
         table = table[(table.density >= 10 ** (state["low"] - 1e-6)) | (state["low"] <= -DECADES)]
         table = table[(table.density > 0) & (table.density <= 10 ** (state["high"] + 1e-6))]
+        if state["dense"]:
+            table = table[table.density <= DENSE]
         if state["context"]:
             table = table[table.context.astype(bool)]
         if state["sort"] == "latent":
@@ -58,18 +63,21 @@ class FeatureBrowser(View):
         found = self.matching()
         first = min(state["first"], max(0, (len(found) - 1) // PAGE * PAGE))
         page = found.iloc[first : first + PAGE].rename_axis("latent").reset_index()
+        notes = self.features.notes.all()
         families = {label: family(label) for label in table.label.unique()}
         alive = int((table.density > 0).sum())
         data = {
             **state, "id": self._number, "site": self.features.coder.site.name, "n": self.features.n, "first": first,
             "range": (state["low"], state["high"]), "labels": sorted(label for label in families if label),
-            "found": len(found), "strong": int((found.f1 >= 0.7).sum()), "rows": page.to_dict("records"),
-            "points": [(d, f, families[x]) for d, f, x in zip(found.density, found.f1, found.label, strict=True)],
-            "picked": self._picked(), "alive": alive, "dead": len(table) - alive, "widest": self._widest(),
+            "found": len(found), "strong": int((found.f1 >= 0.7).sum()),
+            "rows": [row | _noted(notes, row["latent"]) for row in page.to_dict("records")],
+            "density": found.density.to_numpy(), "f1": found.f1.to_numpy(),
+            "family": found.label.map(families).to_numpy(), "widest": self._widest(),
+            "picked": self._picked() | _noted(notes, state["latent"]), "alive": alive, "dead": len(table) - alive,
         }  # fmt: skip
         return data | {"card": self.card.compute() if state["open"] else None}
 
-    def _picked(self) -> dict[str, Any] | None:
+    def _picked(self) -> dict[str, Any]:
         row = self.features.table.loc[self._state["latent"]]
         always = row.always_fire if row.label else 0.0
         return {
@@ -81,6 +89,8 @@ class FeatureBrowser(View):
         state = self._state
         if state["query"]:
             return f"the search for {state['query']!r}"
+        if state["starred"]:
+            return "only those with a star"
         return "the label" if state["label"] else "the density range"
 
     def render(self, data: dict[str, Any]) -> str:
@@ -99,6 +109,11 @@ class FeatureBrowser(View):
             self.set_state(latent=self.card.state["latent"])
         elif name == "latent":
             self.pick(int(arg))
+        elif name == "star" or name.startswith("note "):
+            self.card.act(name, arg)
+            self.draw()
+        elif name == "along":
+            self._along(str(arg))
         elif name == "point":
             self.pick(self._nearest(*arg))
         elif name == "key":
@@ -139,14 +154,32 @@ class FeatureBrowser(View):
     def _key(self, key: str) -> None:
         if key == "Enter":
             self.set_state(open=True)
+        elif key == "s":
+            self.act("star", self._state["latent"])
+        else:
+            self._step(list(self.matching().index), 1 if key == "ArrowDown" else -1)
+
+    def _along(self, key: str) -> None:
+        """In the scatter: to the next latent by density or by F1; Enter opens."""
+        if key == "Enter":
+            self.set_state(open=True)
             return
-        order = list(self.matching().index)
+        column = "density" if key in ("ArrowLeft", "ArrowRight") else "f1"
+        order = self.matching().sort_values(column, kind="stable").index
+        self._step(list(order), 1 if key in ("ArrowRight", "ArrowUp") else -1)
+
+    def _step(self, order: list[int], step: int) -> None:
+        """Select the next latent of an order; its first where the chosen one is not in it."""
         if not order:
             return
-        at = order.index(self._state["latent"]) if self._state["latent"] in order else -1
-        at = min(max(at + (1 if key == "ArrowDown" else -1), 0), len(order) - 1)
-        self._state["first"] = at // PAGE * PAGE
-        self.pick(order[at])
+        at = order.index(self._state["latent"]) if self._state["latent"] in order else -step
+        latent = order[min(max(at + step, 0), len(order) - 1)]
+        self._state["first"] = list(self.matching().index).index(latent) // PAGE * PAGE
+        self.pick(latent)
 
     def title(self) -> str:
         return "Latents"
+
+
+def _noted(notes: dict[int, dict[str, Any]], latent: int) -> dict[str, Any]:
+    return {"star": False, "text": ""} | notes.get(latent, {})

@@ -4,32 +4,35 @@ import itertools
 import random
 from typing import Any
 
-from ..explain import token_change, vocab_proj
-from ..explain.output import mean_log_probs, prompts, random_direction
-from ..viz.card import MODES, TABS, feature_card, feature_page, name_of
-from ..viz.html import count, fixed, percent
+from ..explain import dossier, rules
+from ..explain.output import mean_log_probs, prompts
+from ..viz.card import MODES, TABS, feature_card, feature_page
+from ..viz.html import fixed
 from .reading import below_threshold, end_of, read
 from .view import View
 
 _ids = itertools.count()
-STRENGTH = 2.0  # of the maximum: how strongly a latent is added to measure its output
-DECILES = (("Top decile", 9, 10), ("6th to 9th", 5, 9), ("3rd to 5th", 2, 5), ("1st and 2nd", 0, 2))
+NEAR, TOKENS = 8, 12  # rows of a table
 WRAPS = {"comment": "# {}", "string": 'text = "{}"', "docstring": 'def f():\n    """{}"""'}
 TEXT = 'def double(x):\n    """Return twice the value."""\n    # numbers only\n    return 2 * x\n'
 
 
 class FeatureCard(View):
-    """One latent of an index: examples by decile, decoder row and measured output, labels with controls, a text to try.
+    """One latent of an index: its examples, decoder row and measured output, labels with controls, neighbours, tokens,
+    a text to try, a rule in words, a note and a star.
 
-    State: latent, tab (examples, output, labels, try), mode (top, decile, random), slice (a tenth of the maximum, or
-    None), text. Raises ValueError for a latent out of range; a text that cannot be read is answered in the tab.
+    State: latent, tab (examples, output, labels, neighbours, tokens, try), mode (top, value, rank, random, weighted),
+    slice (a tenth of the maximum, or None), text, rule (whether one is asked for). Notes and stars are those of
+    `features.notes`, written at once. Raises ValueError for a latent out of range; a text that cannot be read, and a
+    rule that cannot be found, are answered in the tab.
     """
 
     def __init__(self, features: Any, latent: int, *, text: str = TEXT) -> None:
         self.features, self._number = features, next(_ids)
         self._outputs: dict[int, dict[str, Any] | None] = {}
+        self._rules: dict[int, dict[str, Any]] = {}
         self._before: Any = None
-        super().__init__(latent=int(latent), tab="examples", mode="decile", slice=None, text=text)
+        super().__init__(latent=int(latent), tab="examples", mode="value", slice=None, text=text, rule=False)
 
     def check(self) -> None:
         state = self._state
@@ -39,79 +42,59 @@ class FeatureCard(View):
                 raise ValueError(f"{name}={state[name]!r}: choose one of {', '.join(map(str, allowed))}")
 
     def compute(self) -> dict[str, Any]:
-        state, features = self._state, self.features
-        latent = features[state["latent"]]
-        row = features.table.loc[state["latent"]]
-        best = {"f1": row.f1, "always_fire": row.always_fire} if row.label else None
-        named = best is not None and row.f1 > row.always_fire
-        tab = state["tab"]
-        return {
-            "id": self._number, "latent": state["latent"], "d_sae": len(features), "site": features.coder.site.name,
-            "name": name_of(row.label) if named else "", "best": best, "dead": latent.dead, "n": features.n,
-            "density": latent.density, "mean": latent.mean, "maximum": latent.max, "corpus": features.corpus.source,
-            "histogram": latent.histogram(10).tolist(), "tab": tab, "mode": state["mode"], "slice": state["slice"],
-            "groups": self._groups(latent) if tab == "examples" else [],
-            "output": self._output(state["latent"]) if tab == "output" and not latent.dead else None,
-            "labels": latent.labels().to_dict("records") if tab == "labels" else [],
-            "tried": self._tried() if tab == "try" else None,
+        tab = self._state["tab"]
+        return self._facts() | self._tab(tab) | {"tried": self._tried() if tab == "try" else None}
+
+    def _facts(self) -> dict[str, Any]:
+        """What is shown whatever the tab."""
+        state = self._state
+        rule = self._rule(state["latent"]) if state["rule"] and state["tab"] == "labels" else None
+        return dossier.facts(self.features[state["latent"]]) | {
+            "id": self._number, "tab": state["tab"], "mode": state["mode"], "slice": state["slice"], "rule": rule,
         }  # fmt: skip
+
+    def _tab(self, tab: str) -> dict[str, Any]:
+        """What one tab shows of a latent that is alive."""
+        latent = self.features[self._state["latent"]]
+        if latent.dead:
+            return {}
+        if tab == "neighbours":
+            return {"similar": latent.similar(NEAR), "cofiring": latent.neighbours(NEAR)}
+        found = {
+            "examples": self._groups, "output": self._output, "labels": lambda one: one.labels().to_dict("records"),
+            "tokens": lambda one: one.tokens(TOKENS),
+        }  # fmt: skip
+        return {"groups" if tab == "examples" else tab: found[tab](latent)} if tab in found else {}
 
     # -- tabs
 
     def _groups(self, latent: Any) -> list[dict[str, Any]]:
         """Examples in groups, each with its range and share of the firings."""
-        if latent.dead:
-            return []
-        state, firings = self._state, latent.histogram(10)
-        if state["slice"] is not None:
-            return [self._group(latent, f"Decile {state['slice'] + 1}", state["slice"], state["slice"] + 1, 8)]
-        if state["mode"] == "top":
-            return [self._listed("Strongest", "one per window", f"of {count(latent.count)} firings", latent.top(10))]
-        if state["mode"] == "random":
-            return [self._listed("At random", "any strength", "seed 0", latent.sample(10))]
-        return [self._group(latent, title, low, high, 3) for title, low, high in DECILES if firings[low:high].sum()]
+        chosen, mode = self._state["slice"], self._state["mode"]
+        if chosen is not None:
+            return [dossier.within(latent, chosen, chosen + 1, 8, f"Tenth {chosen + 1} of 10")]
+        if mode in ("value", "rank"):
+            return dossier.examples(latent) if mode == "value" else dossier.by_rank(latent)
+        return dossier.drawn(latent, mode)
 
-    def _group(self, latent: Any, title: str, low: int, high: int, n: int) -> dict[str, Any]:
-        floor, ceiling = latent.max * low / 10, latent.max * high / 10
-        strongest = [e for e in latent.top(n) if e.value > floor]
-        examples = strongest if high == 10 else latent.sample(n, floor, ceiling)
-        firings = latent.histogram(10)
-        share = f"{percent(firings[low:high].sum() / max(firings.sum(), 1))} of firings"
-        return self._listed(title, f"{fixed(floor)} to {fixed(ceiling)}", share, examples)
-
-    def _listed(self, title: str, span: str, share: str, examples: list) -> dict[str, Any]:
-        return {"title": title, "range": span, "share": share, "examples": examples}
-
-    def _output(self, latent: int) -> dict[str, Any] | None:
+    def _output(self, latent: Any) -> dict[str, Any] | None:
         """Decoder row against measurement; None where the coder does not write to the residual stream."""
-        if latent not in self._outputs:
-            self._outputs[latent] = self._measured(latent)
-        return self._outputs[latent]
+        if latent.index not in self._outputs:
+            if self._before is None:
+                self._before = mean_log_probs(self.features.model, prompts(self.features.corpus))
+            self._outputs[latent.index] = dossier.effect(latent, self._before)
+        return self._outputs[latent.index]
 
-    def _measured(self, latent: int) -> dict[str, Any] | None:
-        model, coder, corpus = self.features.model, self.features.coder, self.features.corpus
-        try:
-            row = vocab_proj(model, coder, latent)
-        except ValueError:
-            return None
-        strength = STRENGTH * self.features[latent].max
-        ids = prompts(corpus)
-        self._before = mean_log_probs(model, ids) if self._before is None else self._before
-        change = token_change(model, coder, latent, corpus, strength=strength, before=self._before)
-        control = mean_log_probs(model, ids, random_direction(coder, latent), 0, strength) - self._before
-        ten = set(row.id[:10])
-        layer = coder.site.layer
-
-        def pairs(table: Any, name: str) -> list[tuple[str, float]]:
-            return list(zip(table.token, table[name], strict=True))
-
-        return {
-            "up": pairs(row[:10], "logit"), "down": pairs(row[10:], "logit"),
-            "strength": STRENGTH, "places": ids.numel(),
-            "more": pairs(change[:10], "change"), "less": pairs(change[10:], "change"),
-            "agree": len(ten & set(change.id[:10])), "agree_random": len(ten & set(control.topk(10).indices.tolist())),
-            "early": 0 if layer is None else model.cfg.n_layers - 1 - layer,
-        }  # fmt: skip
+    def _rule(self, latent: int) -> dict[str, Any]:
+        """The rule of a latent in words with its F1; or why there is none."""
+        if latent not in self._rules:
+            try:
+                rule = rules(self.features[latent])
+                found = {"words": rule.words, "train": rule.train.f1, "test": rule.test.f1, "problem": ""}
+            except ValueError as error:
+                found = {"problem": str(error)}
+            self._rules[latent] = found
+        return self._rules[latent]
 
     def _tried(self) -> dict[str, Any]:
         model, coder, text = self.features.model, self.features.coder, self._state["text"]
@@ -137,9 +120,9 @@ class FeatureCard(View):
         return feature_card(data)
 
     def static(self, data: dict[str, Any]) -> str:
-        latent = self.features[self._state["latent"]]
-        rest = {} if latent.dead else {"output": self._output(latent.index), "groups": self._groups(latent)}
-        return feature_page(data | rest | {"labels": latent.labels().to_dict("records")})
+        for tab in TABS:
+            data = data | self._tab(tab)
+        return feature_page(data)
 
     def act(self, name: str, arg: Any) -> None:
         state, n = self._state, len(self.features)
@@ -161,6 +144,12 @@ class FeatureCard(View):
             self.set_state(slice=None if state["slice"] == chosen else chosen, tab="examples")
         elif name == "mode":
             self.set_state(mode=arg, slice=None)
+        elif name == "rule":
+            self.set_state(rule=True, tab="labels")
+        elif name == "star":
+            self._keep(int(arg), star=not self.features[int(arg)].star)
+        elif name.startswith("note "):
+            self._keep(int(name.removeprefix("note ")), text=str(arg))
         elif name == "wrap":
             self.set_state(text=WRAPS[arg].format(self._words()))
         elif name == "last":
@@ -169,6 +158,11 @@ class FeatureCard(View):
             self.send(self.file())
         else:
             super().act(name, arg)
+
+    def _keep(self, latent: int, **changes: Any) -> None:
+        """Write a note or a star, for the latent it was made at. Raises OSError where there is no room."""
+        self.features.notes.put(self.features[latent].index, **changes)
+        self.draw()
 
     def file(self) -> dict[str, str]:
         """What the page saves: a name and the document."""
@@ -181,7 +175,7 @@ class FeatureCard(View):
 
     def show(self, latent: int) -> None:
         """Another latent, from its first examples."""
-        self.set_state(latent=latent, slice=None)
+        self.set_state(latent=latent, slice=None, rule=False)
 
     def title(self) -> str:
         return f"Latent {self._state['latent']}"

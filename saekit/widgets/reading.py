@@ -34,6 +34,7 @@ class Reading(NamedTuple):
     pre: Float[Tensor, "tokens d_sae"]
     labels: dict[str, Bool[np.ndarray, " tokens"]]  # empty when the text is not Python
     expects: list[list[tuple[str, float]]]  # per token, the three likeliest next tokens
+    error: Float[np.ndarray, " tokens"]  # what the coder leaves out, see `error_share`
     seconds: float  # what it took
 
     def values(self, latent: int) -> Float[np.ndarray, " tokens"]:
@@ -69,15 +70,31 @@ def read(model: Any, coder: SparseCoder, text: str) -> Reading:
         )
     chosen, bits = windows.ids[0].tolist(), windows.bits[0]
     ids = torch.tensor([[*lead, *chosen]])
-    seen = capture(model, ids, *coder.site.reads)
-    encoding = coder.encoding(coder.site.inputs(seen)[0, len(lead) :])
+    seen = capture(model, ids, *dict.fromkeys(coder.site.reads + coder.site.writes))
+    x, y = (end(seen)[0, len(lead) :] for end in (coder.site.inputs, coder.site.targets))
+    encoding = coder.encoding(x)
+    codes = encoding.codes.on()
     top = model(ids)[0, len(lead) :].softmax(-1).topk(3)
     labels = {name: (bits >> place & 1).astype(bool) for name, place in windows.bit_of.items() if name != "mixed"}
     words = pieces(model.tokenizer, top.indices.flatten().tolist())
     likely = list(zip(words, top.values.flatten().tolist(), strict=True))
     expects = [likely[i : i + 3] for i in range(0, len(likely), 3)]
-    tokens, seconds = tuple(pieces(model.tokenizer, chosen)), time.perf_counter() - started
-    return Reading(tokens, tuple(chosen), encoding.codes.on(), encoding.pre, labels, expects, seconds)
+    tokens, error = tuple(pieces(model.tokenizer, chosen)), error_share(coder, x, y, codes).numpy()
+    seconds = time.perf_counter() - started
+    return Reading(tokens, tuple(chosen), codes, encoding.pre, labels, expects, error, seconds)
+
+
+@torch.no_grad()
+def error_share(
+    coder: SparseCoder, x: Float[Tensor, "tokens d_in"], y: Float[Tensor, "tokens d_out"], codes: Codes
+) -> Float[Tensor, " tokens"]:
+    """`|y - y_hat|^2 / |y - b|^2` at each token, where b is all that y_hat has without latents: bias and skip.
+
+    0 where the latents rebuild y whole, 1 where they add nothing; more where they make it worse.
+    """
+    y_hat = coder.decode(codes, x)
+    without = y_hat - coder.written(codes)
+    return (y - y_hat).square().sum(1) / (y - without).square().sum(1).clamp(min=1e-12)
 
 
 def first_token(model: Any) -> list[int]:

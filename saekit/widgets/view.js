@@ -5,6 +5,7 @@
 //   data-names="a b c"             on a range input: what its output says at each step
 //   data-keys="ArrowLeft [ ]" data-on="name"   these keys, pressed inside, send name and the key
 //   data-roving                    one Tab stop for all inside; without data-on, left and right arrows move it
+//   data-sight                     the cursor of a figure: a click gives it the focus, and it stays in sight as keys move it
 //   data-urgent                    on a button: without an answer, interrupt the kernel
 //   data-scope="card"              acts inside are sent as card/name
 //   data-point="x0 x1 y0 y1"       a click inside this SVG area sends its position in these coordinates
@@ -74,13 +75,14 @@ export default {
       const page = document.createElement("template");
       page.innerHTML = model.get("html");
       const inside = root.contains(document.activeElement) ? document.activeElement : null;
-      const group = inside?.closest("[data-roving]");
+      const group = inside?.closest("[data-roving]"), seen = inside && "sight" in inside.dataset ? inside : null;
       const old = root.firstElementChild, fresh = page.content.firstElementChild;
       if (old && fresh) { // a complaint stands above the picture, which stays the same node
         while (old.childElementCount > fresh.childElementCount) old.firstElementChild.remove();
         while (old.childElementCount < fresh.childElementCount) old.prepend(document.createElement("section"));
         morph(old, fresh, held);
       } else root.replaceChildren(page.content);
+      if (seen?.isConnected) seen.scrollIntoView({ block: "nearest", inline: "nearest" });
       if (!group?.isConnected || !inside.isConnected || inside.tabIndex === 0) return;
       const stop = group.querySelector('[tabindex="0"]');
       group.dataset.on ? stop?.focus({ preventScroll: true }) : rove(stop, inside);
@@ -96,6 +98,7 @@ export default {
       if (area) {
         const [x0, x1, y0, y1] = area.dataset.point.split(" ").map(Number), box = area.getBoundingClientRect();
         const x = x0 + (x1 - x0) * (event.clientX - box.left) / box.width, y = y1 + (y0 - y1) * (event.clientY - box.top) / box.height;
+        area.closest("svg").querySelector("[data-sight]")?.focus({ preventScroll: true });
         return now(area, area.dataset.act, [x, y]);
       }
       const node = event.target.closest("[data-act]");

@@ -16,7 +16,7 @@ HOSTILE = (
 )
 
 START = """import saekit as sk
-from saekit import presets, widgets
+from saekit import explain, presets, widgets
 model = sk.load_model()
 corpus = sk.load_corpus(model, split="held_out", files=6)"""
 
@@ -41,6 +41,13 @@ widgets.StatusBar(facts, warnings=("memory",))""",
     "card": "widgets.FeatureCard(features, latent)",
     "browser": "widgets.FeatureBrowser(features)",
     "steer": 'widgets.SteerSlider(model, coder, latent, "def area(width, ", maximum=features[latent].max)',
+    "microscope": """words = code.replace('    # both', '    # Both').replace('metres', 'feet')
+widgets.PromptMicroscope(model, coder, code, words, features=features, top=10)""",
+    "alone microscope": "widgets.PromptMicroscope(model, coder, 'x = [1, (2, 3)]\\n')",
+    "game": """def absent(prompt):
+    raise ConnectionError("no answer from http://127.0.0.1:9 within 5 s")
+absent.name = "a model elsewhere"
+widgets.JudgeGame(features, latent, judges=[explain.Rules(), explain.Constant(1), absent])""",
     "quiz": 'widgets.Quiz("Which is a latent?", ["a unit of the SAE", "a property of the data"], 0, "It is a unit.")',
     "prediction": 'widgets.Quiz("Will it be on?", ["yes", "no"])',
     "pareto": """import pandas as pd
@@ -52,6 +59,7 @@ widgets.ParetoPlot(frontier)""",
     "files": """from pathlib import Path
 shown = {"card": widgets.FeatureCard(features, latent), "browser": widgets.FeatureBrowser(features)}
 shown["strip"] = widgets.TokenStrip(model, coder, code, latent)
+shown["microscope"] = widgets.PromptMicroscope(model, coder, code, code.upper(), features=features)
 for name, widget in shown.items():
     Path(name + ".html").write_text(widget.to_html(), "utf-8")""",
     "hostile": f"""hostile = {HOSTILE!r}
@@ -61,6 +69,12 @@ widgets.StatusBar(dict(zip(hostile, reversed(hostile))), warnings=hostile)""",
     "hostile strip": r'widgets.TokenStrip(model, coder, "\n".join(text[:200] for text in hostile))',
     "hostile card": "widgets.FeatureCard(index, int(index.table.density.idxmax()), text=hostile[0] + hostile[1])",
     "hostile browser": "widgets.FeatureBrowser(index)",
+    "hostile microscope": """scope = widgets.PromptMicroscope(
+    model, coder, " ".join(hostile[:4]), hostile[1] + hostile[0], features=features)
+scope.act("at", [1.0, 1.0])
+scope""",
+    "hostile game": """said = explain.Explanation(hostile[0] + hostile[1] + " `x`")
+widgets.JudgeGame(features, latent, explanation=said, game="fuzzing")""",
     "hostile steer": 'widgets.SteerSlider(model, coder, latent, " ".join(hostile[:4]), maximum=9.0, strength=1.0)',
     "hostile quiz": "widgets.Quiz(hostile[0] + hostile[4], hostile, 0, hostile[1])",
     "plain": """from saekit import viz

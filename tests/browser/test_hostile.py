@@ -11,7 +11,7 @@ from playwright.sync_api import Browser
 from transformers import GPT2Config, GPT2LMHeadModel
 
 import saekit as sk
-from saekit import presets, viz, widgets
+from saekit import explain, presets, viz, widgets
 from tests.browser import lab, page
 
 TOKENS = [token for token in page.HOSTILE if "\x00" not in token] + ["\u2028", "{{7*7}}", "\x1b[31m"]
@@ -57,14 +57,29 @@ def shown(model: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, wid
     card, browser = widgets.FeatureCard(index, latent), widgets.FeatureBrowser(index)
     card.set_state(mode="top")
     browser.set_state(open=True)
+    for hostile, each in zip(TOKENS, [latent, *index.search().index], strict=False):
+        index.notes.put(int(each), text=hostile, star=True)
+    tabs = {name: widgets.FeatureCard(index, latent) for name in ("labels", "neighbours", "tokens")}
+    for name, each in tabs.items():
+        each.set_state(tab=name, rule=True)
+    scope = widgets.PromptMicroscope(model, run.coder, TEXT, "".join(TOKENS), features=index)
+    scope.act("at", [1.0, 1.0])
+    game = widgets.JudgeGame(index, latent, explanation=explain.Explanation(TEXT + " `a`"), judges=[_failing])
+    game.act("answer", "")
     return {
         "strip": widgets.TokenStrip(model, run.coder, TEXT, latent), "card": card, "tried": tried, "output": output,
         "guess": widgets.TokenStrip(model, run.coder, TEXT, latent, guess=True), "browser": browser,
         "steer": widgets.SteerSlider(model, run.coder, latent, TEXT, maximum=9.0, strength=8.0),
+        "microscope": scope, "game": game, **tabs,
     }  # fmt: skip
 
 
-NAMES = ("strip", "card", "tried", "output", "guess", "browser", "steer")
+def _failing(prompt: str) -> str:
+    raise explain.JudgeError("".join(TOKENS))
+
+
+NAMES = ("strip", "guess", "steer", "browser", "microscope", "game")
+NAMES += ("card", "tried", "output", "labels", "neighbours", "tokens")
 
 
 def is_harmless(browser: Browser, path: Path, width: int) -> None:

@@ -227,11 +227,11 @@ def test_variants_are_hidden_and_shown(widget):
 def test_tabs_by_mouse_and_keys(widget):
     card = widget("card")
     tabs = card.get_by_role("tab")
-    for i, sight in enumerate((".fc-ex", ".fc-log", "table", "textarea")):
+    for i, sight in enumerate((".fc-ex", ".fc-log", "table", ".fc-near table", "table", "textarea")):
         tabs.nth(i).click()
         expect(card.locator(f".fc-panel {sight}").first).to_be_visible()
         expect(tabs.nth(i)).to_have_attribute("aria-selected", "true")
-    for key, at in (("ArrowRight", 0), ("ArrowRight", 1), ("ArrowLeft", 0), ("ArrowLeft", 3), ("ArrowRight", 0)):
+    for key, at in (("ArrowRight", 0), ("ArrowRight", 1), ("ArrowLeft", 0), ("ArrowLeft", 5), ("ArrowRight", 0)):
         card.page.keyboard.press(key)
         expect(tabs.nth(at)).to_be_focused()
         expect(tabs.nth(at)).to_have_attribute("aria-selected", "true")
@@ -262,13 +262,17 @@ def test_examples_from_the_top_and_at_random(widget):
     heads, values = card.locator(".fc-q h4"), card.locator(".fc-ex > b")
     card.get_by_text("Random active").click()
     expect(heads).to_have_text(["At random"])
+    card.page.keyboard.press("ArrowRight")
+    expect(heads).to_have_text(["Weighted"])
     card.page.keyboard.press("ArrowRight")  # radios go round
     expect(heads).to_have_text(["Strongest"])
     shown = numbers(values.all_inner_texts())
     assert shown == sorted(shown, reverse=True)
     assert shown[0] == max(numbers(card.locator(".sk-stats dd").all_inner_texts()[2:3]))
-    card.get_by_text("By decile").click()
-    expect(heads.first).to_have_text("Top decile")
+    card.get_by_text("By rank").click()
+    expect(heads).to_have_text([f"Part {n} of 5" for n in (5, 4, 3, 2, 1)])
+    card.get_by_text("By value").click()
+    expect(heads.first).to_have_text("Top tenth")
 
 
 def test_other_latents(widget):
@@ -336,6 +340,189 @@ def test_a_card_is_saved(widget):
     assert f"Latent {number}" in saved.value.path().read_text("utf-8")
 
 
+def test_neighbours_are_opened(widget):
+    card = widget("card")
+    card.get_by_role("tab", name="Neighbours").click()
+    other = card.locator(".fc-near tbody th button").first
+    latent = other.inner_text()
+    other.click()
+    expect(card.locator(".sk-title")).to_contain_text(re.compile(rf"^Latent {latent}\b"))
+    other = card.locator(".fc-near").nth(1).locator("tbody th button").nth(1)
+    latent = other.inner_text()
+    other.press("Enter")
+    expect(card.locator(".sk-title")).to_contain_text(re.compile(rf"^Latent {latent}\b"))
+    expect(card.get_by_role("tab", name="Neighbours")).to_have_attribute("aria-selected", "true")
+
+
+def test_a_rule_is_asked_for(widget):
+    card = widget("card")
+    card.get_by_role("tab", name="Labels").click()
+    ask = card.get_by_role("button", name="Say it as a rule")
+    ask.press("Enter")
+    expect(card.locator(".fc-panel .sk-note")).to_contain_text(re.compile("On at: .*F1 0|No rule was found", re.DOTALL))
+    card.get_by_role("button", name="Next latent").click()
+    expect(ask).to_be_visible()
+
+
+def test_a_note_and_a_star_stay_with_their_latent(widget):
+    card, browser = widget("card"), widget("browser")
+    title, note = card.locator(".sk-title"), card.get_by_label("Note")
+    star = card.locator(".sk-head [data-act=star]")
+    box = card.locator('input[type="number"]')
+    box.fill("11")
+    box.press("Enter")
+    expect(title).to_contain_text(re.compile(r"^Latent 11\b"))
+    star.press("Enter")
+    expect(star).to_have_attribute("aria-pressed", "true")
+    note.fill("eleven <b>")  # and no pause before the next click
+    card.get_by_role("button", name="Next latent").click()
+    expect(title).to_contain_text(re.compile(r"^Latent 12\b"))
+    expect(note).to_have_value("")
+    expect(star).to_have_attribute("aria-pressed", "false")
+    card.get_by_role("button", name="Previous latent").click()
+    expect(note).to_have_value("eleven <b>")
+    browser.get_by_label("Starred").check()
+    expect(browser.locator(".fb tbody tr")).to_have_count(1)
+    expect(browser.locator(".fb-noted")).to_have_attribute("title", "eleven <b>")
+    browser.get_by_label("Starred").uncheck()
+    search = browser.get_by_role("searchbox")
+    search.fill("ELEVEN <")
+    expect(browser.locator(".fb tbody tr")).to_have_count(1)
+    row = browser.locator(".fb tbody tr")
+    row.focus()
+    browser.page.keyboard.press("s")
+    expect(row.locator("[data-act=star]")).to_have_attribute("aria-pressed", "false")
+    expect(row).to_be_focused()
+    browser.get_by_label("Note on latent 11").fill("")
+    expect(browser.locator(".sk-empty")).to_contain_text("No latent matches")
+    search.fill("")
+    expect(browser.locator(".fb tbody tr")).to_have_count(14)
+
+
+# -- the microscope
+
+
+def test_cells_are_reached_by_mouse_and_keys_and_open_cards(widget):
+    scope = widget("microscope")
+    at, picked, card = scope.locator(".pm-at"), scope.locator(".pm-low h4").first, scope.locator('[data-scope="card"]')
+    plot = scope.locator(".pm-plot > rect")
+    expect(scope.locator(".sk-title")).to_have_text(
+        re.compile(r"^\d+ latents are on in A only, \d+ in B only, \d+ in both$")
+    )
+    plot.click(position={"x": 40, "y": 12 + 24})
+    expect(card).to_be_visible()
+    expect(picked).to_contain_text("at token 2,")
+    latent = re.match(r"Latent (\d+)", picked.inner_text())[1]
+    expect(card.locator(".sk-title")).to_contain_text(f"Latent {latent}")
+    at.focus()
+    for key, token in (("ArrowRight", 3), ("ArrowLeft", 2), ("Home", 1), ("ArrowLeft", 1)):
+        scope.page.keyboard.press(key)
+        expect(picked).to_contain_text(f"at token {token},")
+        expect(at).to_be_focused()
+    scope.page.keyboard.press("ArrowDown")
+    expect(picked).not_to_contain_text(f"Latent {latent} ")
+    scope.page.keyboard.press("End")
+    expect(at).to_be_in_viewport()
+    scope.get_by_role("button", name="Close the card").click()
+    expect(card).to_have_count(0)
+    at.focus()
+    scope.page.keyboard.press("Enter")
+    expect(card).to_be_visible()
+    scope.get_by_role("button", name="Close the card").click()
+    expect(card).to_have_count(0)
+
+
+def test_the_two_texts_are_shown_in_turn_typed_and_swapped(widget):
+    scope = widget("microscope")
+    a, b = scope.get_by_label("Text A"), scope.get_by_label("Text B")
+    before, title = (a.input_value(), b.input_value()), scope.locator(".sk-title")
+    difference = title.inner_text()
+    scope.locator(".sk-seg label").nth(0).click()
+    expect(title).to_contain_text("has the largest sum")
+    expect(scope.locator(".pm-heat text", has_text="▲")).to_have_count(0)
+    scope.page.keyboard.press("ArrowRight")
+    expect(scope.locator("input[value=b]")).to_be_checked()
+    scope.page.keyboard.press("ArrowRight")
+    expect(title).to_have_text(difference)
+    scope.locator(".pm-at").focus()
+    scope.page.keyboard.press("x")
+    expect(a).to_have_value(before[1])
+    expect(b).to_have_value(before[0])
+    scope.page.keyboard.press("x")
+    expect(a).to_have_value(before[0])
+    top = scope.get_by_label("Latents shown")
+    top.press("End")
+    expect(scope.locator(".pm-heat > svg").first.locator("text.v")).to_have_count(30)
+    for _ in range(22):
+        top.press("ArrowLeft")
+    expect(scope.locator(".pm-heat > svg").first.locator("text.v")).to_have_count(8)
+    b.fill("")
+    expect(scope.get_by_role("alert")).to_contain_text("The text is empty")
+    b.fill("x" * 3000)
+    scope.get_by_role("button", name=re.compile("Use the last")).click()
+    expect(scope.get_by_role("alert")).to_have_count(0)
+    scope.get_by_role("button", name="Remove text B").click()
+    expect(b).to_have_count(0)
+    scope.get_by_role("button", name="Compare with a second text").click()
+    expect(scope.locator(".sk-empty")).to_contain_text("The two texts give the same activations")
+    b.fill(before[1])
+    expect(title).to_have_text(difference)
+
+
+def test_a_microscope_without_an_index_opens_nothing(widget):
+    scope = widget("alone microscope")
+    scope.locator(".pm-at").press("ArrowRight")
+    scope.page.keyboard.press("Enter")
+    expect(scope.locator('[data-scope="card"]')).to_have_count(0)
+    expect(scope.locator(".pm-low h4").first).to_contain_text("Latent")
+
+
+# -- the game
+
+
+def test_a_game_is_played_by_mouse_and_keys(widget):
+    game = widget("game")
+    passages, head = game.locator("button.jg-p"), game.locator(".jg h4").first
+    expect(head).to_have_text(re.compile(r"^Question 1 of \d+$"))
+    n = int(head.inner_text().split()[-1])
+    answer = game.get_by_role("button", name=re.compile("^Answer"))
+    expect(answer).to_have_text("Answer: none fits")
+    passages.first.click()
+    expect(passages.first).to_have_attribute("aria-pressed", "true")
+    expect(answer).to_have_text("Answer")
+    expect(passages.first).to_be_focused()
+    game.page.keyboard.press("2")
+    expect(passages.nth(1)).to_have_attribute("aria-pressed", "true")
+    game.page.keyboard.press("Tab")
+    game.page.keyboard.press("Enter")
+    expect(passages.nth(1)).to_have_attribute("aria-pressed", "false")
+    answer.click()
+    for i in range(n):
+        expect(game.locator(".jg-p .sk-tag")).to_have_count(4)
+        expect(game.locator(".jg-side h4")).to_have_text(f"Scores after {i + 1} of {n}")
+        scores = game.locator(".jg-side tbody tr")
+        expect(scores).to_have_count(4)
+        expect(scores.nth(3)).to_contain_text("no answer from http://127.0.0.1:9 within 5 s")
+        game.get_by_role("button", name=re.compile("^(Next question|See the result)")).press("Enter")
+        if i + 1 < n:
+            expect(head).to_have_text(f"Question {i + 2} of {n}")
+            answer.press("Enter")
+    expect(game.locator(".sk-note")).to_contain_text("chance is 0.50")
+    game.get_by_role("button", name="Other passages").click()
+    expect(head).to_have_text(f"Question 1 of {n}")
+    game.get_by_text("Find the intruder").click()
+    expect(game.locator(".sk-title")).to_have_text("No description this time")
+    expect(answer).to_be_disabled()
+    passages.nth(3).click()
+    expect(answer).to_be_enabled()
+    game.page.keyboard.press("1")
+    expect(game.locator("button.jg-p[aria-pressed=true]")).to_have_count(1)
+    answer.click()
+    expect(game.locator(".jg .sk-note")).to_contain_text(re.compile("Right|It was passage"))
+    game.get_by_text("Where is it on?").click()
+    expect(head).to_have_text(f"Question 1 of {n}")
+
+
 # -- all latents
 
 
@@ -350,7 +537,7 @@ def test_search_and_filters(widget):
     search, label = browser.get_by_role("searchbox"), browser.get_by_role("combobox")
     label.select_option("comment")
     expect(title).not_to_have_text(every)
-    assert {text.strip() for text in rows(browser, 2)} == {"comment"}
+    assert {text.strip() for text in rows(browser, 3)} == {"comment"}
     expect(label).to_have_value("comment")
     label.select_option("")
     expect(title).to_have_text(every)
@@ -365,7 +552,7 @@ def test_search_and_filters(widget):
     expect(search).to_have_value("")
     browser.get_by_text("Hide token-identity labels").click()
     expect(title).not_to_have_text(every)
-    assert not any("keyword" in text for text in rows(browser, 2))
+    assert not any("keyword" in text for text in rows(browser, 3))
     browser.get_by_text("Hide token-identity labels").click()
     expect(title).to_have_text(every)
     expect(found).to_contain_text("1 to 14 of")
@@ -381,7 +568,7 @@ def test_the_range_of_density(widget):
         low.press("ArrowRight")
     expect(ends).to_have_text(re.compile(r"^10\.0.% to 100.%$"))
     expect(low).to_have_value("-1")
-    assert min(numbers(rows(browser, 6))) >= 10
+    assert min(numbers(rows(browser, 7))) >= 10
     low.press("Home")
     expect(title).to_have_text(every)
     high.focus()
@@ -389,7 +576,7 @@ def test_the_range_of_density(widget):
         high.press("ArrowLeft")
     expect(ends).to_have_text(re.compile(r"to 1\.0.%$"))
     expect(high).to_have_value("-2")
-    assert max(numbers(rows(browser, 6))) <= 1
+    assert max(numbers(rows(browser, 7))) <= 1
     high.press("End")
     expect(title).to_have_text(every)
 
@@ -397,8 +584,8 @@ def test_the_range_of_density(widget):
 def test_the_table_is_sorted_and_turned(widget):
     browser = widget("browser")
     pager = browser.locator(".sk-pager .sk-cap")
-    for name, column in (("Density", 6), ("Max", 7), ("Latent", 1), ("F1", 4)):
-        head = browser.get_by_role("button", name=name)
+    for name, column in (("Density", 7), ("Max", 8), ("Latent", 2), ("F1", 5)):
+        head = browser.locator("th .sk-sort", has_text=name)
         head.click()
         expect(head).to_contain_text(re.compile("[↓↑]"))
         falls = "↓" in head.inner_text()
@@ -650,7 +837,9 @@ LEGIBLE = """() => {
         const box = node.getBoundingClientRect();
         if (!words.length || box.width <= 1 || node.disabled || /^(STYLE|TITLE|OPTION)$/i.test(node.nodeName)) continue;
         const style = getComputedStyle(node), drawn = node.ownerSVGElement;
-        const ink = rgb(drawn ? style.fill : style.color).slice(0, 3), behind = ground(drawn ?? node);
+        const cell = node.closest('.pm-t')?.querySelector('path'); // a text on a cell of a heatmap
+        const ink = rgb(drawn ? style.fill : style.color).slice(0, 3);
+        const behind = cell ? rgb(getComputedStyle(cell).fill).slice(0, 3) : ground(drawn ?? node);
         const scale = drawn ? drawn.getBoundingClientRect().width / drawn.viewBox.baseVal.width : 1;
         const size = scale * parseFloat(style.fontSize);
         const what = node.nodeName + '.' + node.getAttribute('class') + ' ' + words[0].nodeValue.trim().slice(0, 30);
@@ -664,7 +853,7 @@ LEGIBLE = """() => {
 
 def test_controls_are_large_enough_to_hit(widget):
     small = []
-    for name in ("strip", "card", "browser", "steer", "quiz", "geometry"):
+    for name in ("strip", "card", "browser", "steer", "quiz", "geometry", "microscope", "game"):
         shown = widget(name).locator(":is(.sk-btn, .sk-sort, [role=tab], select, input, .qz label, .sk-check):visible")
         boxes = [(control.bounding_box(), control) for control in shown.all()]
         small += [
@@ -684,7 +873,9 @@ def test_nothing_is_cut_or_wider_than_its_frame(widget, notebook: lab.Notebook, 
         assert widget(name).evaluate(page.WIDER) == []
         assert widget(name).evaluate(SCROLLED) == []
     card = widget("card")
-    for i in range(4):
+    for name in ("microscope", "alone microscope", "game"):  # a heatmap scrolls in its own box
+        assert widget(name).evaluate(page.WIDER) == []
+    for i in range(6):
         card.get_by_role("tab").nth(i).click()
         expect(card.get_by_role("tab").nth(i)).to_have_attribute("aria-selected", "true")
         assert card.evaluate(page.WIDER) == []
@@ -696,7 +887,7 @@ def test_nothing_is_cut_or_wider_than_its_frame(widget, notebook: lab.Notebook, 
     notebook.page.set_viewport_size({"width": 1000, "height": 900})
 
 
-@pytest.mark.parametrize("name", ["card", "browser", "strip"])
+@pytest.mark.parametrize("name", ["card", "browser", "strip", "microscope"])
 def test_a_file_needs_no_network(browser: Browser, widget, home: Path, name: str):
     path = home / "notebooks" / f"{name}.html"
     assert path.stat().st_size < 300_000
@@ -709,7 +900,7 @@ def test_a_file_needs_no_network(browser: Browser, widget, home: Path, name: str
     assert asked == [path.as_uri()]
     box = shown.locator(".sk").first.bounding_box()
     assert min(box["width"], box["height"]) > 300
-    assert shown.locator(".sk-tok, .fb tbody tr").count() > 10
+    assert shown.locator(".sk-tok, .fb tbody tr, .pm-heat text").count() > 10
     expect(shown.locator(":is(.sk-bar, .sk-act, .live, .sk-head .sk-btn):visible")).to_have_count(0)
     assert all(text.strip() for text in shown.locator("tbody th").all_inner_texts())
     assert shown.evaluate("document.documentElement.scrollWidth <= innerWidth")
