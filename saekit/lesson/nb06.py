@@ -27,7 +27,7 @@ PROMPTS = (("total = sum(values[0]", ")", "]"), ("first = rows[max(counts)", "]"
 
 
 def top_and_bottom(coder, norm, W_U, latent, n):
-    """The ids of the n tokens whose logits a latent's row raises most, and of the n it lowers most, strongest first."""
+    """The ids of the n tokens that a row raises most, and of the n it lowers most, strongest first."""
     row = coder.W_dec[latent]
     logits = (norm(row) - norm(torch.zeros_like(row))) @ W_U
     order = logits.argsort(descending=True)
@@ -124,7 +124,7 @@ def _ends_of_reference() -> tuple[list[float], list[float]]:
 
 
 def token_change(model, coder, tokens, latent, strength):
-    """[vocab], in nats: log p with `strength` added to a latent minus log p without, mean over texts and places."""
+    """[vocab], nats: log p with strength added to a latent, minus log p without; mean over all places."""
     before = model(tokens).log_softmax(-1)
     with splice(model, coder, edit=add(latent, strength)):
         after = model(tokens).log_softmax(-1)
@@ -218,7 +218,7 @@ def _same(a: Tensor, b: Tensor) -> bool:
 
 
 def supporter(model, coder, tokens, right, wrong):
-    """The latent, on at the last token, without which logit(right) - logit(wrong) at the end falls the most."""
+    """The latent, on at the last token, without which logit(right) - logit(wrong) falls the most."""
     before, drops = gap(model, tokens, right, wrong), {}
     for latent in on_at_end(model, coder, tokens):
         with splice(model, coder, edit=ablate(latent)):
@@ -358,6 +358,14 @@ def points(model: Any, coder: SparseCoder, latent: int, change: Float[Tensor, " 
     return table
 
 
+def plain(fig: Any) -> Any:
+    """A plotly figure without a ground of its own, with pale lines, for the light and the dark theme."""
+    line = {"gridcolor": "rgba(128, 128, 128, 0.25)", "zerolinecolor": "rgba(128, 128, 128, 0.6)"}
+    fig.update_xaxes(**line).update_yaxes(**line)
+    clear = "rgba(0, 0, 0, 0)"
+    return fig.update_layout(template="none", paper_bgcolor=clear, plot_bgcolor=clear, font_color="#777b80")
+
+
 def most_enriched(table: pd.DataFrame, latents: Any) -> pd.DataFrame:
     """Of each set in a table of `explain.enrichment`, the most enriched of some latents."""
     table = table[table.latent.isin(latents)].sort_values(["p", "found"], ascending=[True, False], kind="stable")
@@ -384,7 +392,7 @@ def quadrants(scores: pd.DataFrame, bars: tuple[float, float]) -> dict[str, floa
 def agreement(model: Any, coder: SparseCoder, corpus: Corpus, n: int = 12, seed: int = 0) -> pd.DataFrame:
     """For n latents: the rank correlation, over the vocabulary, of decoder row and measured change at 2 x maximum.
 
-    rho: of the latent; random: of a random row of its length, on as strongly. The latents are drawn from those that
+    its own: of the latent's row; random: of a random row of that length, on as strongly. The latents are drawn from those that
     are on in the texts that are measured on; the maximum is the one there.
     """
     ids, control = prompts(corpus, seed), random_rows(coder, seed)
@@ -402,7 +410,7 @@ def agreement(model: Any, coder: SparseCoder, corpus: Corpus, n: int = 12, seed:
             ).statistic
             for c in (coder, control)
         ]
-    return pd.DataFrame.from_dict(found, orient="index", columns=["rho", "random"]).rename_axis("latent")
+    return pd.DataFrame.from_dict(found, orient="index", columns=["its own", "random"]).rename_axis("latent")
 
 
 def kinds(shapes: pd.DataFrame, control: pd.DataFrame, share: float = 0.01) -> pd.Series:
@@ -463,11 +471,11 @@ def _said(*options: str) -> Any:
 QUESTIONS = (
     Question(
         "6.a",
-        "The row of a latent in the first layer raises `return` most. What do you know?",
+        "The row of a latent in the first layer raises 'return' most. What do you know?",
         _said(
-            "The model will expect `return` where the latent is on",
+            "The model will expect 'return' where the latent is on",
             "Little: the layers after it rewrite what it says, so measure",
-            "The latent is on at `return`",
+            "The latent is on at 'return'",
         ),
         1,
         "The row shows the direct path only. The notebook measured how well it foretells the whole effect, by layer.",
@@ -526,7 +534,7 @@ CHAPTER = Chapter(
         ),
         Exercise(
             "6.3",
-            "Who supports the right bracket?",
+            "Who supports the right bracket",
             8,
             supporter,
             first_fault(_supporter_faults, "Right on both prompts, and by ablation, not by number."),

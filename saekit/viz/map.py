@@ -76,7 +76,8 @@ def _splits(axes: Axes, splits: Sequence[float | None]) -> str:
 
 def _corners(names: Sequence[str]) -> str:
     """What the four parts are called: upper left, upper right, lower left, lower right."""
-    places = ((BOX[0] + 6, 30, "start"), (BOX[1] - 6, 30, "end"), (BOX[0] + 6, 322, "start"), (BOX[1] - 6, 322, "end"))
+    left, right, top, bottom = BOX[0] + 6, BOX[1] - 6, BOX[2] + 12, BOX[3] - 7
+    places = ((left, top, "start"), (right, top, "end"), (left, bottom, "start"), (right, bottom, "end"))
     return "".join(
         text(x, y, name, anchor, strong=True, halo=True) for (x, y, anchor), name in zip(places, names, strict=False)
     )

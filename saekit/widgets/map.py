@@ -16,6 +16,7 @@ from .view import View
 
 _ids = itertools.count()
 ROOM = 0.05  # of an axis, beyond the outermost points
+NAMED = 0.1  # the same where the corners have names
 
 
 class LatentMap(View):
@@ -72,7 +73,7 @@ class LatentMap(View):
 
     def _range(self, axis: str) -> tuple[float, float]:
         low, high = self._places[axis].min(), self._places[axis].max()
-        room = ROOM * (high - low) or 0.5
+        room = (NAMED if self._corners and axis == self._y else ROOM) * (high - low) or 0.5
         return float(low - room), float(high + room)
 
     def _picked(self) -> dict[str, Any]:

@@ -300,7 +300,7 @@ def test_agreement_is_the_rank_correlation(setting, corpus):
     largest = float(setting.coder.encode(x).dense()[:, latent].max())
     change = nb06.token_change(*setting, ids, latent, 2 * largest)
     rho = stats.spearmanr(lens(setting.model, setting.coder.W_dec[[latent]])[0], change).statistic
-    assert found.rho.iloc[0] == pytest.approx(rho, abs=1e-3)
+    assert found["its own"].iloc[0] == pytest.approx(rho, abs=1e-3)
 
 
 def test_the_same_words_are_compared(setting):
