@@ -392,8 +392,8 @@ def quadrants(scores: pd.DataFrame, bars: tuple[float, float]) -> dict[str, floa
 def agreement(model: Any, coder: SparseCoder, corpus: Corpus, n: int = 12, seed: int = 0) -> pd.DataFrame:
     """For n latents: the rank correlation, over the vocabulary, of decoder row and measured change at 2 x maximum.
 
-    its own: of the latent's row; random: of a random row of that length, on as strongly. The latents are drawn from those that
-    are on in the texts that are measured on; the maximum is the one there.
+    its own: of the latent's row; random: of a random row of that length, on as strongly. The latents are drawn from
+    those that are on in the texts that are measured on; the maximum is the one there.
     """
     ids, control = prompts(corpus, seed), random_rows(coder, seed)
     before = mean_log_probs(model, ids)
