@@ -8,6 +8,7 @@ from scipy import stats
 import saekit as sk
 from saekit import explain
 from saekit.corpus import pieces
+from saekit.explain.enrichment import _kind as kind
 from saekit.explain.lens import ends, layers_after, lens
 from tests.test_features import SITE, collect, made
 
@@ -236,3 +237,67 @@ def test_questions_that_make_no_sense(model, coder):
     for options in ({"words": []}, {"alpha": 0.0}, {"beta": -1.0}, {"words": ["a", ""]}):
         with pytest.raises(ValueError, match=r"alpha|empty"):
             explain.mutual_information(model, coder, 1, **options)
+
+
+# -- all rows at once, and the control
+
+
+def test_shapes_are_those_of_each_row(model, last, monkeypatch):
+    monkeypatch.setattr("saekit.explain.lens.CHUNK", 7)
+    shapes = explain.shapes(model, last)
+    assert len(shapes) == last.d_sae
+    for latent in (0, 6, 7, 63):
+        logits = lens(model, last.W_dec[[latent]])[0].numpy()
+        z = (logits - logits.mean()) / logits.std()
+        assert shapes["skew"][latent] == pytest.approx((z**3).mean(), abs=1e-4)
+        assert shapes["kurtosis"][latent] == pytest.approx((z**4).mean() - 3, abs=1e-4)
+
+
+def test_random_rows_are_on_alike_and_as_long(coder):
+    control = explain.random_rows(coder)
+    x = torch.randn(20, 32)
+    assert torch.equal(control.encode(x).dense(), coder.encode(x).dense())
+    torch.testing.assert_close(control.W_dec.norm(dim=1), coder.W_dec.norm(dim=1))
+    assert torch.cosine_similarity(control.W_dec, coder.W_dec).abs().mean() < 0.3
+    assert not torch.equal(control.W_dec, explain.random_rows(coder, seed=1).W_dec)
+    assert torch.equal(control.W_dec, explain.random_rows(coder).W_dec)
+    assert control.site == coder.site and not control.W_dec.requires_grad
+
+
+def test_enrichment_is_fishers_exact_test_and_finds_a_planted_set(model, last):
+    V, n = model.cfg.d_vocab, 12
+    planted = list(range(40, 50))
+    W_U = model.W_U - model.W_U.mean(1, keepdim=True)
+    last.W_dec[9] = (W_U[:, planted] / W_U[:, planted].norm(dim=0)).sum(1) / model.ln_final.weight
+    sets = {"planted": planted, "others": range(100, 160)}
+    table = explain.enrichment(model, last, sets, n=n)
+    assert len(table) == 2 * last.d_sae
+    for row in table[table.latent.isin([3, 9])].itertuples():
+        raised = set(explain.vocab_proj(model, last, row.latent, n=n).id[:n])
+        members = set(sets[row.set])
+        both = len(raised & members)
+        cells = [[both, n - both], [len(members) - both, V - n - len(members) + both]]
+        assert row.found == both and row.expected == pytest.approx(n * len(members) / V)
+        assert row.p == pytest.approx(stats.fisher_exact(cells, "greater").pvalue)
+        assert row.enriched == (row.p * len(table) < 0.05)
+    assert table[(table.set == "planted") & table.enriched].latent.tolist() == [9]
+
+
+def test_bad_sets_are_named(model, last):
+    for sets, n in (
+        ({}, 5),
+        ({"none": []}, 5),
+        ({"far": [3, model.cfg.d_vocab]}, 5),
+        ({"a": [1]}, 0),
+        ({"a": [-1]}, 5),
+    ):
+        with pytest.raises(ValueError, match=f"n={n}, sets"):
+            explain.enrichment(model, last, sets, n=n)
+
+
+def test_tokens_are_sorted_into_kinds(model):
+    sets = explain.token_sets(model)
+    named = {name: set(pieces(model.tokenizer, ids)) for name, ids in sets.items()}
+    assert named == {"closer": set(")]}"), "number": set("0123456789"), "line start": {"\n"}}
+    pairs = [("return", "keyword"), (" nam", "name"), ("\n    ", "line start"), ("x", ""), (" ", ""), ("])", "closer")]
+    assert [kind(piece) for piece, _ in pairs] == [name for _, name in pairs]

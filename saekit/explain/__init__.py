@@ -3,6 +3,8 @@
 from .embedders import mean_embeddings as mean_embeddings
 from .embedders import tfidf as tfidf
 from .endpoint import endpoint as endpoint
+from .enrichment import enrichment as enrichment
+from .enrichment import token_sets as token_sets
 from .examples import max_act as max_act
 from .examples import quantiles as quantiles
 from .explainers import by_contrast as by_contrast
@@ -21,10 +23,12 @@ from .judges import JudgeError as JudgeError
 from .judges import Oracle as Oracle
 from .judges import Rules as Rules
 from .lens import de_embedding as de_embedding
+from .lens import shapes as shapes
 from .lens import vocab_proj as vocab_proj
 from .local import LocalModel as LocalModel
 from .mutual import mutual_information as mutual_information
 from .n2g import n2g as n2g
+from .output import random_rows as random_rows
 from .output import token_change as token_change
 from .pruned import pruned as pruned
 from .rules import rules as rules

@@ -4,6 +4,7 @@ import warnings
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float
@@ -68,6 +69,19 @@ def lens(model: Any, rows: Float[Tensor, "n d_model"]) -> Float[Tensor, "n vocab
 def lenses(model: Any, rows: Float[Tensor, "n d_model"]) -> Iterator[Float[Tensor, "some vocab"]]:
     """The same for many rows, a few at a time."""
     return (lens(model, some) for some in rows.split(CHUNK))
+
+
+def shapes(model: Any, coder: SparseCoder) -> pd.DataFrame:
+    """Skew and excess kurtosis, over the vocabulary, of the logits of every latent's decoder row (see `vocab_proj`).
+
+    Kurtosis is large where few tokens stand out: raised where the skew is positive (a promoter), lowered where it is
+    negative (a suppressor). It is below 0 where the row parts the vocabulary in two (a partition; for neurons, Gurnee
+    et al. 2024, 2401.12181). Read both beside those of random rows (`random_rows`), because the unembedding has a
+    shape of its own. Raises ValueError for a coder that does not write to the residual stream.
+    """
+    parts = [some.numpy() for some in lenses(model, written(model, coder, list(range(coder.d_sae))))]
+    skew, kurtosis = (np.concatenate([f(part, axis=1) for part in parts]) for f in (stats.skew, stats.kurtosis))
+    return pd.DataFrame({"skew": skew, "kurtosis": kurtosis}, pd.RangeIndex(coder.d_sae, name="latent"))
 
 
 def written(model: Any, coder: SparseCoder, latents: list[int]) -> Float[Tensor, "n d_model"]:

@@ -1,5 +1,6 @@
 """Output-based explanation by measurement: the tokens that become likelier when a latent is added."""
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -94,3 +95,17 @@ def random_direction(coder: SparseCoder, latent: int, seed: int = 0) -> SparseCo
         control.b_enc.fill_(-torch.inf)
     control.site, control.model, control.tokenizer = coder.site, coder.model, coder.tokenizer
     return control.eval().requires_grad_(False)
+
+
+def random_rows(coder: SparseCoder, seed: int = 0) -> SparseCoder:
+    """The control for all latents at once: the same encoder, every decoder row random and as long as it was.
+
+    Each latent is on where it was on, as strongly, and what it writes is as long, but says nothing.
+    """
+    control = copy.deepcopy(coder).requires_grad_(False)
+    # Not the bare seed: rows that were themselves drawn after torch.manual_seed(0) would be their own control.
+    generator = torch.Generator().manual_seed(0x5AE0000 + seed)
+    rows = torch.randn(coder.W_dec.shape, generator=generator).to(coder.W_dec)
+    with torch.no_grad():
+        control.W_dec.copy_(rows / rows.norm(dim=1, keepdim=True) * coder.W_dec.norm(dim=1, keepdim=True))
+    return control.eval()

@@ -84,9 +84,9 @@ def add_each(latents: Int[Tensor, " batch"], value: float) -> Edit:
     return edit
 
 
-def raised_tokens(model: Any, coder: SparseCoder, latents: list[int]) -> Int[Tensor, "n tokens"]:
-    """The ids of the 20 tokens that each latent's decoder row raises most."""
-    n = min(TOKENS, model.cfg.d_vocab)
+def raised_tokens(model: Any, coder: SparseCoder, latents: list[int], n: int = TOKENS) -> Int[Tensor, "_ tokens"]:
+    """The ids of the n tokens that each latent's decoder row raises most."""
+    n = min(n, model.cfg.d_vocab)
     return torch.cat([some.topk(n).indices for some in lenses(model, written(model, coder, latents))])
 
 

@@ -57,8 +57,12 @@ TERMS = {
     "equal L0, or by where they lie to this line.",
     "hook": "A function that the model calls at a named place while it runs. It may read the activation there, or "
     "change it.",
+    "hypergeometric test": "How likely it is to draw so many or more of one kind when that many are drawn at random. "
+    "It says whether a list of tokens holds more of a kind than chance would give.",
     "induction": "Copying by pattern: the model saw A B before, sees A again, and predicts B.",
     "influence": "How much a node of an attribution graph contributes to the output over all paths together.",
+    "input score": "Of a latent: in how many of its strongest contexts the token itself is one of the 20 that its "
+    "decoder row raises most. High where it responds to what it writes.",
     "integrated gradients": "An estimate of an effect that averages the gradient along the way from one input to the "
     "other. Its parts add up to the whole change.",
     "interpretability illusion": "A story that fits a latent's strongest examples and not the rest of its firings. "
@@ -66,6 +70,8 @@ TERMS = {
     "JumpReLU": "A nonlinearity with a learned threshold for each latent: below it the latent is off, above it the "
     "value passes unchanged.",
     "k-sparse probe": "A classifier that may look at k latents only. It asks how few latents hold a label.",
+    "kurtosis": "How far the ends of a distribution stand out: above 0 where few values lie far from the rest, below "
+    "0 where all lie about as far from the middle.",
     "L0": "The number of latents that are on at a token, usually averaged over a text.",
     "label": "What is known to be true of a token, such as docstring or def name. Python's own parser gives them, "
     "without error.",
@@ -83,7 +89,11 @@ TERMS = {
     "it.",
     "monosemantic": "Standing for one thing only. A polysemantic neuron or latent is on for several things that have "
     "nothing in common.",
+    "mutual information": "How much knowing one thing tells about another, in nats. Of a word and a latent: how much "
+    "better the word can be guessed when the latent is known.",
     "neuron": "One unit of the model itself. Neurons are often polysemantic, which is why SAEs are trained.",
+    "output score": "Of a latent: how far adding it to a neutral prompt brings one of the 20 tokens that its row "
+    "raises most to the top. High where it does what its row says.",
     "PCA": "Principal component analysis: the few fixed directions along which activations vary most. An SAE chooses "
     "its directions anew at each token, so it should do better with as many.",
     "precision": "Of the tokens where a latent is on, the share that have the label.",
@@ -104,6 +114,7 @@ TERMS = {
     "straight-through gradient": "A stand-in for the slope of a step, which is zero almost everywhere. Values near the "
     "step get a slope, so that a threshold can learn.",
     "splice": "Running the model with a coder put in its way at the site, with or without the coder's error.",
+    "skew": "Which end of a distribution is longer: positive where the upper one is, negative where the lower one is.",
     "splitting": "In a larger dictionary one latent becomes several that share its work, such as strings in calls and "
     "strings in lists.",
     "steering vector": "A direction that is added to the activation to change what the model does. A decoder direction "

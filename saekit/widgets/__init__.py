@@ -5,6 +5,7 @@ from .card import FeatureCard as FeatureCard
 from .explorer import ActivationExplorer as ActivationExplorer
 from .geometry import ToyGeometry as ToyGeometry
 from .judge import JudgeGame as JudgeGame
+from .map import LatentMap as LatentMap
 from .microscope import PromptMicroscope as PromptMicroscope
 from .monitor import TrainMonitor as TrainMonitor
 from .pareto import ParetoPlot as ParetoPlot
