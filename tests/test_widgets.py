@@ -395,6 +395,12 @@ def test_notes_and_stars_are_kept(card, browser, features, monkeypatch):
     browser.act("latent", latent)
     browser.act("key", "s")
     assert not features[latent].star
+    other = next(i for i in browser.matching().index if i != latent)
+    browser.act("query", str(other))
+    browser.act("key", "s")
+    assert features[other].star and browser.state["latent"] == other
+    browser.act("key", "s")
+    browser.act("clear", "")
     browser.act("star", str(latent))
     browser.act(f"note {latent}", "")
     assert features[latent].star and features[latent].note == ""

@@ -269,12 +269,12 @@ def _picked(data: Mapping[str, Any]) -> str:
 def _account(data: Mapping[str, Any]) -> str:
     rows, of = len(data["rows"]), "that differ" if data["show"] == "difference" else "that are on"
     errors = [e for column in data["columns"] for e in column["errors"] if e is not None]
-    mean = sum(errors) / len(errors)
+    mean, sides = sum(errors) / len(errors), "; A filled, B outlined" if data["show"] == "difference" else ""
     return (
         f'<div class="sk-panel"><h4>{count(rows)} of {count(data["active"])} latents {of} are shown</h4><p class="sk-cap">They hold '
         f"{percent(data['share'])} of the sum of all cells, signs aside. Row sums are over the whole text; column sums are over the "
         f"rows shown.</p><p class='sk-cap'>The coder leaves out {percent(mean)} of a token's activation on average, measured from its "
-        f"bias: squared error over squared distance.</p>{_same(data)}</div>"
+        f"bias: squared error over squared distance{sides}.</p>{_same(data)}</div>"
     )
 
 

@@ -155,9 +155,16 @@ class FeatureBrowser(View):
         if key == "Enter":
             self.set_state(open=True)
         elif key == "s":
-            self.act("star", self._state["latent"])
+            self._star()
         else:
             self._step(list(self.matching().index), 1 if key == "ArrowDown" else -1)
+
+    def _star(self) -> None:
+        """Star the row that the keys are at: the selected one, or the first where that is out of sight."""
+        shown = [row["latent"] for row in self.compute()["rows"]]
+        if shown:
+            self.pick(self._state["latent"] if self._state["latent"] in shown else shown[0])
+            self.act("star", self._state["latent"])
 
     def _along(self, key: str) -> None:
         """In the scatter: to the next latent by density or by F1; Enter opens."""
