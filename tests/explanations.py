@@ -23,7 +23,7 @@ TABLE = ROOT / "EXPLANATIONS.md"
 # Modules of `saekit.explain` -> the part of the page that their methods belong to.
 PARTS = {
     "From what it responds to": ("examples", "pruned", "n2g", "tokens", "rules"),
-    "From what it does to the output": ("lens", "output", "mutual", "selection"),
+    "From what it does to the output": ("lens", "output", "mutual", "selection", "enrichment"),
     "In words": ("explainers",),
     "Scores of an explanation": ("scores",),
     "Judges": ("judges", "local", "endpoint", "embedders"),
