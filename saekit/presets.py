@@ -43,34 +43,40 @@ Stack = tuple[CoderStack, Objective]
 
 
 def relu(d_in: int, d_sae: int, sparsity: float = 5.0) -> Preset:
-    """`f = max(a, 0)`, norm-weighted L1 penalty (Bricken et al. 2023; Anthropic, April 2024). Source: one site."""
+    """`f = max(a, 0)`, norm-weighted L1 penalty (Bricken et al. 2023; Anthropic, April 2024). Source: one site.
+
+    5 is Anthropic's weight for large runs. 512 latents of the shipped model at layer 2 end with an L0 of 29 at 1.2 and
+    of 14 at 2.3, the recipe of its sweep.
+    """
     return SparseCoder(d_in, d_sae, ReLU()), mse() + warmup(sparsity, over=0.05) * l1()
 
 
 def gated(d_in: int, d_sae: int, sparsity: float = 5.0) -> Preset:
     """`f = 1[a > 0] max(a exp(r) + b, 0)`: a gate pays the penalty, a magnitude does not shrink (arXiv 2404.16014).
 
-    The gate reconstructs too, through a decoder that this term cannot move. Source: one site.
+    The gate reconstructs too, through a decoder that this term cannot move. Source: one site. In the shipped sweep a
+    weight of 2 leads to an L0 of 26, 3.8 to 12.
     """
     return SparseCoder(d_in, d_sae, Gated(d_sae), unit_norm=True), (
         mse() + warmup(sparsity, over=0.05) * l1() + gate_mse()
     )
 
 
-def prolu(d_in: int, d_sae: int, sparsity: float = 5.0) -> Preset:
+def prolu(d_in: int, d_sae: int, sparsity: float = 0.3) -> Preset:
     """`f = a 1[a + b > 0, a > 0]`: the bias gates and never shifts (Taggart 2024). Source: one site.
 
     With the gradient called ProLU_ReLU; `ProLU(d_sae, straight=True)` is ProLU_STE, which needs longer runs: after 250k
-    tokens of the shipped model its L0 was still above 200.
+    tokens of the shipped model its L0 was still above 200. The L0 falls off steeply with the weight: in the shipped
+    sweep 0.27 leads to 17 and 0.31 to 7, while 0.2 was still at 190 after a million tokens.
     """
     return SparseCoder(d_in, d_sae, ProLU(d_sae, straight=False)), mse() + warmup(sparsity, over=0.05) * l1()
 
 
-def p_anneal(d_in: int, d_sae: int, sparsity: float = 1.5, p_end: float = 0.2) -> Preset:
+def p_anneal(d_in: int, d_sae: int, sparsity: float = 0.5, p_end: float = 0.2) -> Preset:
     """`f = max(a, 0)` under `sum (f n)^p`, p falling from 1 to p_end (Karvonen et al. 2024, arXiv 2408.00113).
 
     Source: one site. The penalty keeps the size of an L1 penalty while its shape nears L0; it asks for more sparsity
-    than L1 of the same weight.
+    than L1 of the same weight. In the shipped sweep 0.53 leads to an L0 of 27, 0.86 to 13.
     """
     if not 0 < p_end <= 1:
         raise ValueError(f"p_end={p_end}: give an exponent above 0 and up to 1")
