@@ -208,7 +208,7 @@ def test_a_token_is_shown_in_its_text(features, labelled):  # noqa: F811
 def test_a_table_is_escaped_and_says_nothing_for_nan():
     table = pd.DataFrame({"n": [1, 2], "f": [0.123, np.nan], "words": ["<b>", "x"]}, ["A", "B"])
     shown = reading.listed(table)
-    assert shown.text == "  n  f  words\nA  1  0.12  <b>\nB  2    x"
+    assert shown.text == "A  1  0.12  <b>\nB  2    x"
     assert "<b>" not in shown.html and "&lt;b&gt;" in shown.html and "text-align: left" in shown.html
 
 
