@@ -13,6 +13,8 @@ from ..explain.prompts import before, prompts, values_on
 from ..features import Example, Features, Latent
 from ..features.forward import encoded
 from ..features.neurons import best_neurons
+from .frame import Shown
+from .frame import table as columns
 
 BEFORE, AFTER = 40, 16  # characters that are shown around a token
 FEWEST = 500  # scored firings of a latent whose precision is worth talking about
@@ -23,6 +25,18 @@ def around(features: Features, table: pd.DataFrame) -> pd.DataFrame:
     """A table of `explain` with its text short enough to read in a cell: the token it is about stands in « »."""
     shown = [_around(features, *where) for where in zip(table.window, table.pos, strict=True)]
     return table[[name for name in ("quantile", "value") if name in table]].round(2).assign(text=shown)
+
+
+def listed(table: pd.DataFrame) -> Shown:
+    """A table with its text on the left and numbers to two places; NaN is left blank."""
+    rows = [[str(at), *map(_said, row)] for at, row in zip(table.index, table.to_numpy().tolist(), strict=True)]
+    return columns(["", *map(str, table.columns)], rows)
+
+
+def _said(cell: Any) -> str:
+    if isinstance(cell, float):
+        return "" if np.isnan(cell) else f"{cell:.2f}"
+    return str(cell)
 
 
 def _around(features: Features, window: int, pos: int) -> str:

@@ -4,6 +4,7 @@ import inspect
 import re
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from sklearn.metrics import f1_score
@@ -202,6 +203,13 @@ def test_a_token_is_shown_in_its_text(features, labelled):  # noqa: F811
         assert len(text) <= reading.BEFORE + reading.AFTER + len(inside) + 20
         assert features.excerpts.tokens(np.array([row.window * labelled.tokens.shape[1] + row.pos])) == [row.token]
     assert [*reading.around(features, explain.quantiles(features[DEFINED], 2, 1))] == ["quantile", "value", "text"]
+
+
+def test_a_table_is_escaped_and_says_nothing_for_nan():
+    table = pd.DataFrame({"n": [1, 2], "f": [0.123, np.nan], "words": ["<b>", "x"]}, ["A", "B"])
+    shown = reading.listed(table)
+    assert shown.text == "A  1  0.12  <b>\nB  2    x"
+    assert "<b>" not in shown.html and "&lt;b&gt;" in shown.html and "text-align: left" in shown.html
 
 
 def test_labels_by_decile(features):
