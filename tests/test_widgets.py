@@ -392,9 +392,10 @@ def test_notes_and_stars_are_kept(card, browser, features, monkeypatch):
     browser.act("query", "<b>mine")
     assert list(browser.matching().index) == [latent]
     browser.act("clear", "")
-    browser.act("latent", latent)
+    browser.act("query", str(latent))
     browser.act("key", "s")
-    assert not features[latent].star
+    assert not features[latent].star and browser.state["latent"] == latent
+    browser.act("clear", "")
     other = next(i for i in browser.matching().index if i != latent)
     browser.act("query", str(other))
     browser.act("key", "s")

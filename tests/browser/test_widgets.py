@@ -826,7 +826,7 @@ LEGIBLE = """() => {
     };
     const ground = node => {
         const colour = rgb(getComputedStyle(node).backgroundColor);
-        return colour[3] === 255 || !node.parentElement ? colour.slice(0, 3) : ground(node.parentElement);
+        return colour[3] > 200 || !node.parentElement ? colour.slice(0, 3) : ground(node.parentElement);
     };
     const light = colour => {
         const [r, g, b] = colour.map(c => c / 255).map(c => c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4);
