@@ -4,11 +4,11 @@ They live in an environment of their own, and its interpreter is given to the be
 
     python -m venv peers
     peers/bin/pip install torch==2.13.0 sae-lens==6.54.0 dictionary-learning==0.1.0 eai-sparsify==1.3.3
-    PEERS_PYTHON=peers/bin/python python bench/run.py peers_fvu peers peers_quality
+    PEERS_PYTHON=peers/bin/python python bench/run.py peers peers_quality peers_fvu
 
 With a build of torch for the CPU alone, `peers/bin/pip uninstall torchvision`: the one that comes along does not fit.
-`peers` is speed, in a few minutes; `peers_fvu` is whether we learn as much in the same steps, and its figures stand in
-the table of the first; `peers_quality` is the long one: a grid of learning rates, then seeds at the best.
+`peers` is speed, in a few minutes; `peers_quality` is the long one: a grid of learning rates, then seeds at the best;
+`peers_fvu`, after it, is whether the other kinds learn as much in the same steps.
 Settings are each tool's own; those that count steps or tokens for long runs are shares of the run, as ours are.
 Rows have mean norm sqrt(d_in) for all, so that learning rates and coefficients mean the same.
 """
@@ -39,7 +39,6 @@ BARS = {
 BUDGETED = ("topk", "batch_topk", "matryoshka")  # those with AuxK
 START_L0 = 48  # of penalty methods; dense codes would be slow here and no run stays there
 HELD = 1e-9  # a rate at which a step costs what it costs and moves nothing, so that the L0 of penalty methods stays
-FIT_STEPS, FIT_BATCH = 100, 1024
 
 Workers = dict[str, Worker]
 
@@ -114,7 +113,7 @@ def timed(running: Workers, pairs: list[tuple[str, str]], dead: float, repeats: 
 def row_of(pair: tuple[str, str], dead: float, seconds: dict, l0: dict) -> dict[str, Any]:
     bf16, fp32 = ("ours", f"{pair[1]} bf16"), ("ours", f"{pair[1]} fp32")
     best, exact = ratio(seconds, pair, bf16), ratio(seconds, pair, fp32)
-    bar, fits = None if dead else BARS[pair], {} if dead else learned(*pair)
+    bar = None if dead else BARS[pair]
     return {
         "peer": f"{NAMES[pair[0]]} {pair[1]}" + (", AuxK active" if dead else ""),
         "theirs, tokens/s": B / median(seconds[pair]), "ours bf16, tokens/s": B / median(seconds[bf16]),
@@ -122,59 +121,39 @@ def row_of(pair: tuple[str, str], dead: float, seconds: dict, l0: dict) -> dict[
         "high": best["high"], "times faster, fp32": exact["median"], "bar": bar or "",
         "met": "" if bar is None else "yes" if best["median"] >= bar else "NO",
         "L0 while timed, ours / theirs": f"{l0[bf16]:.0f} / {l0[pair]:.0f}" if pair in l0 else f"{K} / {K}",
-        "held-out FVU, ours / theirs": fits.get("FVU", ""),
     }  # fmt: skip
-
-
-def learned(who: str, kind: str) -> dict[str, str]:
-    """What `peers_fvu` found for this pair, where it ran."""
-    file = RESULTS / "peers_fvu.json"
-    rows = json.loads(file.read_text())["rows"] if file.exists() else []
-    found = [row for row in rows if row["peer"] == f"{NAMES[who]} {kind}"]
-    return {"FVU": f"{found[0]['ours']:.3f} / {found[0]['theirs']:.3f}"} if found else {}
 
 
 # --- as much learned in the same steps -----------------------------------------------------------------------------
 
+OTHERS = ("matryoshka", "relu", "gated", "jumprelu")  # what `quality` leaves out
+WEIGHT = 2.0  # of the L1 penalty, on both sides
+
 
 def fvu(threads: int = 2) -> None:
-    """Held-out FVU after the same steps on the same batches, each at its best rate of `peers_quality`.
+    """Held-out FVU after the same steps on the same batches, each at its tool's best rate of `peers_quality`.
 
-    Rates go with 1 / sqrt(d_sae). Penalty methods take their tool's rate for TopK, and the same coefficient on both
-    sides; their L0 differs, so read both columns.
+    The L1 weight is the same on both sides, JumpReLU has its tool's own penalty. L0 differs, so read both columns.
     """
-    end = (FIT_STEPS + 2) * FIT_BATCH
-    with workers(end + 6 * B, threads) as running:
+    tokens = SMALL["steps"] * SMALL["batch"]
+    with workers(tokens + 24_576, threads) as running:
         if not running:
             return
-        parts = {"calibration": (end, end + 2 * B), "held_out": (end + 2 * B, end + 6 * B)}
-        ours = {kind: fitted(running["ours"], kind, parts, fast=True) for kind in dict.fromkeys(k for _, k in BARS)}
-        theirs = {pair: fitted(running[pair[0]], pair[1], parts) for pair in BARS}
+        pairs = [(running["ours"], kind) for kind in OTHERS] + [(running["saelens"], kind) for kind in OTHERS]
+        found = [(who.module, kind, one_run(who, kind, tokens, best_rate(who.module), SEEDS[0])) for who, kind in pairs]
     rows = [
-        {"peer": f"{NAMES[who]} {kind}", "ours": ours[kind]["fvu"], "theirs": theirs[who, kind]["fvu"],
-         "L0 ours": ours[kind]["l0"], "L0 theirs": theirs[who, kind]["l0"],
-         "dead ours": ours[kind]["dead"], "dead theirs": theirs[who, kind]["dead"]}
-        | ({"ours at L0 32": ours[kind]["fvu_at_k"], "theirs at L0 32": theirs[who, kind]["fvu_at_k"]}
-           if kind in ("batch_topk", "matryoshka") else {})
-        for who, kind in BARS
+        {"trainer": f"{NAMES.get(who, 'saekit')} {kind}", "FVU": run["fvu"], "L0": run["l0"], "dead share": run["dead"],
+         "FVU at L0 32": run["fvu_at_k"] if kind == "matryoshka" else ""}
+        for who, kind, run in found
     ]  # fmt: skip
-    title = f"Held-out FVU after the same {FIT_STEPS} steps of {FIT_BATCH} tokens, d_sae {F}, each at its best rate"
-    report("peers_fvu", title, rows, "ours")
+    title = f"Held-out FVU in eval mode after {tokens:,} tokens, d_sae {SMALL['d_sae']}, the other kinds"
+    report("peers_fvu", title, rows, "FVU")
 
 
-def fitted(worker: Worker, kind: str, parts: dict[str, tuple[int, int]], **options: Any) -> dict[str, float]:
-    lr = best_rate(worker.module, kind) * (SMALL["d_sae"] / F) ** 0.5
-    worker.start("fit", setup_of(kind, batch=FIT_BATCH, steps=FIT_STEPS, lr=lr, **options))
-    worker.ask("steps", name="fit", first=2, n=FIT_STEPS)
-    return worker.ask("score", name="fit", **parts)
-
-
-def best_rate(who: str, kind: str) -> float:
-    """Of the grid in `peers_quality`, which runs before this."""
+def best_rate(who: str) -> float:
+    """A tool's rate for TopK in the grid of `peers_quality`, which runs before this."""
     rows = json.loads((RESULTS / "peers_quality.json").read_text())["rows"]
-    rates = {row["trainer"]: float(row["best rate"]) for row in rows}
-    tool = NAMES.get(who, "saekit")
-    return rates.get(f"{tool} {kind}", rates[f"{tool} topk"])
+    return {row["trainer"]: float(row["best rate"]) for row in rows}[f"{NAMES.get(who, 'saekit')} topk"]
 
 
 # --- quality at equal tokens ---------------------------------------------------------------------------------------
@@ -224,7 +203,7 @@ def compared(worker: Worker, kind: str, tokens: int) -> dict[str, Any]:
 
 
 def one_run(worker: Worker, kind: str, tokens: int, rate: float, seed: int) -> dict[str, float]:
-    worker.start("run", Setup(kind, D, k=K, lr=rate, seed=seed, fast=True, **SMALL))
+    worker.start("run", Setup(kind, D, k=K, lr=rate, seed=seed, fast=True, sparsity=WEIGHT, **SMALL))
     worker.ask("steps", name="run", first=0, n=SMALL["steps"])
     return worker.ask(
         "score", name="run", calibration=(tokens, tokens + 8_192), held_out=(tokens + 8_192, tokens + 24_576)

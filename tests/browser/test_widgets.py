@@ -833,13 +833,19 @@ LEGIBLE = """() => {
         return 0.2126 * r + 0.7152 * g + 0.0722 * b;
     };
     const contrast = (a, b) => (Math.max(light(a), light(b)) + 0.05) / (Math.min(light(a), light(b)) + 0.05);
+    const under = (drawn, node, x, y) => [...(drawn?.querySelectorAll('rect') ?? [])].filter(rect => {
+        const box = rect.getBoundingClientRect(), before = rect.compareDocumentPosition(node) & 4;
+        const inside = box.left < x && x < box.right && box.top < y && y < box.bottom;
+        return before && inside && getComputedStyle(rect).fill.startsWith('rgb') && rgb(getComputedStyle(rect).fill)[3];
+    }).pop();
     const faint = [], small = [];
     for (const node of document.querySelectorAll('.sk *')) {
         const words = [...node.childNodes].filter(c => c.nodeType === 3 && c.nodeValue.trim());
         const box = node.getBoundingClientRect();
         if (!words.length || box.width <= 1 || node.disabled || /^(STYLE|TITLE|OPTION)$/i.test(node.nodeName)) continue;
         const style = getComputedStyle(node), drawn = node.ownerSVGElement;
-        const cell = node.closest('.pm-t')?.querySelector('path'); // a text on a cell of a heatmap
+        const middle = [box.left + box.width / 2, box.top + box.height / 2];
+        const cell = node.closest('.pm-t')?.querySelector('path') ?? under(drawn, node, ...middle); // of a heatmap
         const ink = rgb(drawn ? style.fill : style.color).slice(0, 3);
         const behind = cell ? rgb(getComputedStyle(cell).fill).slice(0, 3) : ground(drawn ?? node);
         const scale = drawn ? drawn.getBoundingClientRect().width / drawn.viewBox.baseVal.width : 1;
