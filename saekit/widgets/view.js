@@ -48,7 +48,8 @@ export default {
     el.append(root);
     const waits = new Map(), asked = new WeakMap(), before = model.get("served");
     let sent = 0, stale, urgent;
-    const held = node => waits.has(node) || asked.get(node) > model.get("served") - before + 1;
+    const together = node => node.type === "radio" ? [...root.querySelectorAll("[type=radio]")].filter(o => o.name === node.name) : [node];
+    const held = node => together(node).some(o => waits.has(o) || asked.get(o) > model.get("served") - before + 1);
     const send = (node, act, arg) => {
       model.send({ act: scoped(node, act), arg });
       asked.set(node, ++sent);

@@ -1,0 +1,3 @@
+"""Circuits: attribution graphs with transcoders, and sparse feature circuits."""
+
+from .graph import Graph as Graph

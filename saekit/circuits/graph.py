@@ -1,0 +1,75 @@
+"""`Graph`: what made the logits of one prompt, as nodes and signed edges that add up."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float64
+from scipy.sparse import csr_array
+
+KINDS = ("bias", "bos", "token", "position", "latent", "error", "logit")
+COLUMNS = ("kind", "layer", "pos", "index", "activation", "probability", "label")
+
+
+@dataclass(frozen=True, eq=False)
+class Graph:
+    """An attribution graph (Ameisen et al. 2025, Circuit Tracing): `weights[t, s]` is what source s adds to target t.
+
+    Every row adds up: `weights[t].sum() + rest[t] == totals[t]`, where totals[t] is the pre-activation of a latent, or
+    the value of a logit. An edge only runs upwards (s < t).
+
+    nodes: one row a node, in the order of the computation; the index is 0, 1, ...
+      kind         bias (all biases together), bos (what the MLPs write at the first token), token, position (their
+                   embeddings), latent, error (what the transcoders of a layer leave out), logit
+      layer        of a latent the layer it reads; -1 for bias, bos, token, position; n_layers for a logit
+      pos          -1 for bias
+      index        of a latent its number in its layer's transcoder; the vocabulary id of a token or a logit, -1 for
+                   a target of several tokens; else -1
+      activation   of a latent its value on this prompt; else 0
+      probability  of a logit its weight in the influence, the model's probability; else 0
+      label        what a reader sees; text from data, not escaped
+    totals: 0 for nodes without a row: sources, and latents that were not expanded (`expanded`)
+    rest: what the edges that were not kept, and in a pruned graph the nodes that were dropped, add to a row
+    bound: the largest share of the influence that latents without a row could still explain
+    coders: the transcoders; None in a graph read from a file, until given
+    """
+
+    nodes: pd.DataFrame
+    weights: csr_array
+    totals: Float64[np.ndarray, " nodes"]
+    rest: Float64[np.ndarray, " nodes"]
+    ids: tuple[int, ...]
+    tokens: tuple[str, ...]
+    model: Mapping[str, Any]
+    coders: Any = field(default=None, repr=False)
+    bound: float = 0.0
+    about: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        n = len(self.nodes)
+        if (*self.nodes.columns,) != COLUMNS or {*self.nodes["kind"]} - {*KINDS}:
+            raise ValueError(f"nodes have columns {[*self.nodes.columns]}; they need {list(COLUMNS)}, kinds {KINDS}")
+        if self.weights.shape != (n, n) or len(self.totals) != n or len(self.rest) != n:
+            raise ValueError(
+                f"{n} nodes, but weights {self.weights.shape}, {len(self.totals)} totals, {len(self.rest)} rests"
+            )
+        if len(self.ids) != len(self.tokens):
+            raise ValueError(f"{len(self.ids)} token ids and {len(self.tokens)} tokens")
+        entries = self.weights.tocoo()
+        if (entries.row <= entries.col).any():
+            raise ValueError("an edge runs downwards or from a node to itself; sources stand before their targets")
+
+    def __len__(self) -> int:
+        return len(self.nodes)
+
+    def __repr__(self) -> str:
+        counts = self.nodes["kind"].value_counts()
+        parts = ", ".join(f"{counts[kind]} {kind}" for kind in KINDS if kind in counts)
+        return f"Graph({parts}; {self.weights.nnz:,} edges, {len(self.tokens)} tokens)"
+
+    @property
+    def expanded(self) -> np.ndarray:
+        """Which nodes have a row."""
+        return (np.diff(self.weights.indptr) > 0) | (self.totals != 0) | (self.rest != 0)
