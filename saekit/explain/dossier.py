@@ -4,12 +4,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from ..features import Latent
 from .lens import ends, layers_after, lens, written
-from .output import mean_log_probs, prompts, random_direction, token_change
+from .output import mean_log_probs, prompts, random_direction
 
 STRENGTH = 2.0  # of the maximum: how strongly a latent is added to measure its output
 TENTHS = (("Top tenth", 9, 10), ("6th to 9th", 5, 9), ("3rd to 5th", 2, 5), ("1st and 2nd", 0, 2))
@@ -89,8 +90,9 @@ def effect(latent: Latent, before: Float[Tensor, " vocab"] | None = None) -> dic
         return None
     ids, strength = prompts(corpus), STRENGTH * latent.max
     before = mean_log_probs(model, ids) if before is None else before
-    change = token_change(model, coder, latent.index, corpus, strength=strength, before=before)
-    control = mean_log_probs(model, ids, random_direction(coder, latent.index), 0, strength) - before
+    rows = torch.cat([coder.W_dec[[latent.index]], random_direction(coder, latent.index).W_dec])
+    measured, control = mean_log_probs(model, ids, coder, strength * rows) - before
+    change = ends(model, measured, 10, "change")
     ten = set(row.id[:10])
     return {
         "up": _pairs(row[:10]), "down": _pairs(row[10:]), "more": _pairs(change[:10]), "less": _pairs(change[10:]),
