@@ -5,7 +5,6 @@ import random
 from typing import Any
 
 from ..explain import dossier, rules
-from ..explain.output import mean_log_probs, prompts
 from ..viz.card import MODES, TABS, feature_card, feature_page
 from ..viz.html import fixed
 from .reading import below_threshold, end_of, read
@@ -81,7 +80,7 @@ class FeatureCard(View):
         """Decoder row against measurement; None where the coder does not write to the residual stream."""
         if latent.index not in self._outputs:
             if self._before is None:
-                self._before = mean_log_probs(self.features.model, prompts(self.features.corpus))
+                self._before = dossier.unchanged(self.features)
             self._outputs[latent.index] = dossier.effect(latent, self._before)
         return self._outputs[latent.index]
 
