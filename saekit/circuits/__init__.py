@@ -2,3 +2,4 @@
 
 from .formats import read as read
 from .graph import Graph as Graph
+from .trace import trace as trace

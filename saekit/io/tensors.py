@@ -77,8 +77,8 @@ def from_torch(path: Path, remedy: str = "Save the state_dict alone.") -> dict[s
 
 def _refused(error: pickle.UnpicklingError) -> str:
     """What PyTorch would not read, without its advice to read it all the same."""
-    told = re.search(r"WeightsUnpickler error: (.*?)(?: was not an allowed|\. |\n|$)", str(error))
-    return told[1] if told else str(error).splitlines()[0]
+    told = re.search(r"GLOBAL (\S+)", str(error))
+    return f"it names {told[1]}" if told else str(error).splitlines()[0]
 
 
 def settings(path: Path) -> dict[str, Any]:
