@@ -414,7 +414,8 @@ def test_cantor_pairs_are_told_apart_and_undone():
 def test_json_gives_back_everything(tmp_path, seed):
     graph = with_rest(calm(seed))
     pinned = [3, len(graph) - 1]
-    path = graph.to_neuronpedia(tmp_path / "g.json", pinned=pinned, supernodes={"two": [12, 13], "one": [14]})
+    path = graph.to_neuronpedia(tmp_path / "g", pinned=pinned, supernodes={"two": [12, 13], "one": [14]})
+    assert path == tmp_path / "g.json"
     again = Graph.load(path)
     same(graph, again)
     ids = [name.node_id for name in names(graph)]
@@ -642,6 +643,28 @@ def test_json_that_is_cut_short_is_refused(tmp_path, text):
     (tmp_path / "g.json").write_text(text)
     with pytest.raises(ValueError, match="is not JSON|has no 'metadata'"):
         Graph.load(tmp_path / "g.json")
+
+
+# -- any damage
+
+
+@pytest.mark.parametrize("kind", ["own", "pt", "json"])
+def test_a_damaged_file_is_read_or_refused_and_nothing_else(tmp_path, kind):
+    graph, rng = layered(layers=1, tokens=2, latents=1), np.random.default_rng(0)
+    write = {"own": graph.save, "pt": graph.to_circuit_tracer, "json": graph.to_neuronpedia}[kind]
+    path = write(tmp_path / "g")
+    data, refused = path.read_bytes(), 0
+    for cut in [*rng.integers(len(data), size=60), *[None] * 60]:
+        wrong = bytearray(data[:cut])
+        if cut is None:
+            wrong[rng.integers(len(data))] = rng.integers(256)
+        path.write_bytes(wrong)
+        try:
+            assert isinstance(Graph.load(path), Graph)
+        except ValueError as error:
+            assert str(path) in str(error)
+            refused += 1
+    assert refused >= 60  # those that are cut short
 
 
 # -- networkx

@@ -54,8 +54,9 @@ def write(
     node_threshold: float | None = None,
     listed: bool = False,
 ) -> Path:
-    """Write a graph, whole or not at all, and return the path. Prune first: viewers draw hundreds of nodes, not more.
+    """Write a graph, whole or not at all, and return the path; ".json" is added where it is missing.
 
+    Prune first: viewers draw hundreds of nodes, not more.
     slug: its name there, that of the file unless given. scan: the model's id at Neuronpedia, the last part of the
     model's name unless given; or the names of the transcoders, which become "custom-" and a hash. details: where
     latents are explained, {"feature_json_base_url": ...} (see `explain.save_details`) or {"neuronpedia_source_set":
@@ -66,7 +67,7 @@ def write(
     Neuronpedia takes files of 1 KB to 100 MB. Raises ValueError for names it refuses, nodes without a token, two nodes
     of one id and numbers that no node has; UserWarning where an error is renamed, see `ids.names`.
     """
-    called = names(graph)
+    path, called = path if path.suffix == ".json" else path.with_name(path.name + ".json"), names(graph)
     ids = [name.node_id for name in called]
     metadata = _metadata(graph, path.stem if slug is None else slug, scan) | {
         "feature_details": dict(details or {}),
