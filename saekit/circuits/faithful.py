@@ -10,12 +10,12 @@ from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
 from ..codes import Codes
-from ..hooks import capture
+from ..hooks import capture, not_bos
 from .frozen import LAST, LOGITS, banks_of
 from .graph import Graph
 from .intervene import Bench, directions
 
-Keep = Sequence[Int[Tensor, "n 2"]] | None  # for each bank the (position, latent) pairs that stay; None: all
+Keep = Sequence[Int[Tensor, "_ 2"]] | None  # for each bank the (position, latent) pairs that stay; None: all
 
 
 def faithfulness(
@@ -53,12 +53,17 @@ def faithfulness(
     for arm, errors in (("kept", True), ("removed", False)):
         m = _Circuits(bench, runs, means, errors).run(freeze_attention)
         shares = (m - m[2]) / (m[1] - m[2])
-        result[arm] = {"circuit": float(shares[0]), "random": shares[3:].tolist(), "all": float(m[1]),
-                       "none": float(m[2]), "median": float(np.median(shares[3:])) if random else float("nan")}  # fmt: skip
+        result[arm] = {
+            "circuit": float(shares[0]),
+            "random": shares[3:].tolist(),
+            "all": float(m[1]),
+            "none": float(m[2]),
+        }
+        result[arm]["median"] = float(np.median(shares[3:])) if random else float("nan")
     return result
 
 
-def _circuit(bench: Bench) -> list[Int[Tensor, "n 2"]]:
+def _circuit(bench: Bench) -> list[Int[Tensor, "_ 2"]]:
     nodes = bench.graph.nodes[bench.graph.nodes["kind"] == "latent"]
     layers = [bank.site.layer for bank in bench.frozen.banks]
     return [torch.tensor(nodes[nodes["layer"] == layer][["pos", "index"]].to_numpy()) for layer in layers]
@@ -132,8 +137,7 @@ class _Circuits:
 @torch.no_grad()
 def means(model: Any, coders: Any, tokens: Int[Tensor, "batch pos"]) -> list[Float[Tensor, " d_sae"]]:
     """The mean activation of every latent over some text, BOS left out: a baseline for `faithfulness`."""
-    banks, bos = banks_of(model, coders), getattr(model.tokenizer, "bos_token_id", None)
-    coded = tokens.to(model.cfg.device) != (-1 if bos is None else bos)
+    banks, coded = banks_of(model, coders), not_bos(model, tokens.to(model.cfg.device))
     total = [torch.zeros_like(bank.b_enc) for bank in banks]
     for batch, mask in zip(tokens.split(16), coded.split(16), strict=True):
         seen = capture(model, batch, *(bank.site.read for bank in banks))
