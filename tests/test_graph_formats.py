@@ -208,6 +208,21 @@ def test_a_target_of_several_tokens_has_a_virtual_id(tmp_path):
     same(graph, Graph.load(tmp_path / "h.pt"))
 
 
+def test_a_file_that_was_changed_elsewhere_is_read_as_it_is(tmp_path):
+    """Without one of the latents, what we wrote beside the matrix is of another graph."""
+    graph = layered()
+    found = stand_ins.load(graph.to_circuit_tracer(tmp_path / "g"))
+    changed = {
+        "selected_features": found["selected_features"][1:],
+        "adjacency_matrix": found["adjacency_matrix"][1:, 1:],
+    }
+    stand_ins.save(found | changed, tmp_path / "h.pt")
+    again = Graph.load(tmp_path / "h.pt")
+    latents = (graph.nodes["kind"] == "latent").sum()
+    assert (again.nodes["kind"] == "latent").sum() == latents - 1 and "bias" not in {*again.nodes["kind"]}
+    assert again.weights.nnz == np.count_nonzero(changed["adjacency_matrix"])
+
+
 def test_the_model_tells_sizes_and_text(tmp_path, tiny_models):
     model = tiny_models["gpt2"]
     path = layered().to_circuit_tracer(tmp_path / "g", model=model)
