@@ -45,7 +45,7 @@ def _head(data: Mapping[str, Any], most: float) -> str:
         title, marks = f"{count(data['active'])} latents are on; {first}", "latents of the largest sums first"
     if data["account"] and rows and data["show"] != "difference":
         top = rows[0]
-        title = f"{data['targets'][data['target']]} is {signed(data['account']['target'])}; latent {top['latent']}{_comma(top['name'])} does most"
+        title = f"{data['targets'][data['target']]} is {signed(data['account']['target'])}; latent {top['latent']}{_comma(top['name'])} has the largest cells"
         marks = "negative cells are hatched; latents of the largest attribution first"
     scale = ramp("0", fixed(most)) if most and data["show"] != "difference" and not data["account"] else ""
     return (
