@@ -233,8 +233,9 @@ def test_a_target_of_ones_own_and_those_of_the_text(model, coder):
 
 @pytest.mark.parametrize(
     ("setting", "words"),
-    [({"show": "difference"}, "second text"), ({"metric": "ablated"}, "activation, attribution, ablation"), ({"top": 31}, "1 to 30"),
-     ({"show": "c"}, "a, b, difference"), ({"text": ""}, "empty"), ({"text": "x" * 99}, "99 tokens long")],
+    [({"show": "difference"}, "second text"), ({"metric": "ablated"}, "activation, attribution, ablation"),
+     ({"top": 31}, "1 to 30"), ({"show": "c"}, "a, b, difference"), ({"text": ""}, "empty"),
+     ({"text": "x" * 99}, "99 tokens long")],
 )  # fmt: skip
 def test_what_cannot_be_is_refused(one, model, coder, setting, words):
     before = one.state
