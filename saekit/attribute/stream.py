@@ -15,8 +15,8 @@ from torch import Tensor
 from ..codes import dot
 from ..corpus import pieces
 from ..hooks import at_sites, capture, check_fit, frozen, not_bos
-from .gradients import EMBEDDED
 from .nodes import read
+from .setting import EMBEDDED
 from .targets import LOGITS
 
 COLUMNS = ["kind", "site", "layer", "head", "pos", "latent"]
