@@ -376,12 +376,14 @@ def test_ablations_are_what_a_loop_of_splices_gives(three):
         assert row.effect == pytest.approx(by_hand, abs=1e-5)
 
 
-def test_every_node_at_once_is_the_site_at_its_bias(three, coders):
-    nodes = setting(three, coders, TOKENS, TARGET, None, None, "position").nodes
-    for coder, part in zip(coders, nodes, strict=True):
-        x = sk.capture(three, TOKENS, coder.site.name)[coder.site.name][0]
-        assert_allclose((x + part.total())[1:], coder.b_dec.expand(8, -1), atol=1e-9)
-        assert (part.total()[0] == 0).all()
+def test_every_node_at_once_is_the_site_at_its_baseline(three, coders):
+    mean = [torch.rand(D_SAE).double() for _ in coders]
+    for given, written in ((None, [0.0] * 3), (mean, [f @ coder.W_dec for f, coder in zip(mean, coders, strict=True)])):
+        nodes = setting(three, coders, TOKENS, TARGET, None, given, "position").nodes
+        for coder, part, y in zip(coders, nodes, written, strict=True):
+            x = sk.capture(three, TOKENS, coder.site.name)[coder.site.name][0]
+            assert_allclose((x + part.total())[1:], (coder.b_dec + y).expand(8, -1), atol=1e-9)
+            assert (part.total()[0] == 0).all()
 
 
 def test_a_latent_at_all_positions_is_one_ablation(one, coders):

@@ -266,7 +266,7 @@ def test_bad_input_is_named_and_the_model_left_clean(exact_models):
         (sk.ov, (TOKENS, sk.pre_activation(made(CUT), 1), 2, 0), {}, r"where layer 2 has not written"),
         (sk.qk, (TOKENS, 0, 4, 3, 1), {}, r"head 4 of layer 0"),
         (sk.qk, (TOKENS, 0, 1, 3, 5), {}, r"a query at 3 does not see a key at 5 in a prompt of 9"),
-        (sk.qk, (torch.arange(40)[None], 0, 1, 35, 5), {}, r"window of layer 0 is shorter"),
+        (sk.qk, (torch.arange(40)[None], 0, 1, 35, 5), {}, r"window of this layer is shorter"),
     ]
     for method, args, options, match in refused:
         with pytest.raises(ValueError, match=match):

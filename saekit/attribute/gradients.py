@@ -67,7 +67,8 @@ def integrated_gradients(
     effects of a site miss the change of the target by more than 2 %.
 
     `attrs["sites"]`: for each site its order, change (of the target, by running the model) and residual (the share of
-    it by which the effects miss it). Warns when that is above 2 % with 16 points. Raises ValueError as `attribute`.
+    the change by which the effects miss it; a change below a thousandth of the target counts as that much). Warns when
+    the residual is above 2 % with 16 points. Raises ValueError as `attribute`.
     """
     start = setting(model, coders, prompt, target, patch, mean, per)
     tables, sites = zip(*(_integrate(start, nodes) for nodes in start.nodes), strict=True)
@@ -88,7 +89,7 @@ def _integrate(start: Setting, nodes: Nodes) -> tuple[pd.DataFrame, dict[str, fl
         table = nodes.table(gradient)
         sums = table.groupby(table["row"] // start.tokens.shape[1])["effect"].sum()
         missed = np.abs(sums.reindex(range(len(change)), fill_value=0.0).to_numpy() - change).sum()
-        residual = missed / max(np.abs(change).sum(), 1e-9)
+        residual = missed / max(np.abs(change).sum(), 1e-3 * start.values.abs().sum().item(), 1e-6)
         if residual <= TOLERANCE:
             break
     return table, {"order": order, "change": float(change.mean()), "residual": float(residual)}
