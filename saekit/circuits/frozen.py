@@ -114,12 +114,12 @@ def banks_of(model: Any, coders: Any) -> tuple[SparseCoder, ...]:
 
 def _writers(model: Any, banks: Sequence[SparseCoder]) -> dict[str, list[tuple[int, slice]]]:
     """{a layer's MLP output: the banks that write it, and which of their columns}. A hook has several names."""
-    names = [f"blocks.{layer}.hook_mlp_out" for layer in range(model.cfg.n_layers)]
+    names, points = [f"blocks.{layer}.hook_mlp_out" for layer in range(model.cfg.n_layers)], model.hook_dict
     found: dict[str, list[tuple[int, slice]]] = {name: [] for name in names}
     for i, bank in enumerate(banks):
         width = bank.d_out // len(bank.site.writes)
         for j, write in enumerate(bank.site.writes):
-            place = [name for name in names if model.hook_dict[name] is model.hook_dict[write]]
+            place = [name for name in names if points[name] is points[write]]
             if not place:
                 raise ValueError(f"a transcoder writes {write!r}; a graph needs what the residual stream gets: {names}")
             found[place[0]].append((i, slice(j * width, (j + 1) * width)))

@@ -113,14 +113,14 @@ class _Rows:
         return float(self.through[self.waiting].sum() / self.start.sum())
 
     def until(self, bound: float, nodes: int | None) -> Iterator[tuple[int, Int[np.ndarray, " n"]]]:
-        """(bank, nodes) to make rows for. Influence is refreshed when the number of rows has doubled."""
+        """(bank, nodes) to make rows for. Influence is refreshed when the rows have doubled, at least a batch."""
         most = self.latents if nodes is None else min(nodes, self.latents)
         while self.left() > bound and (room := most - self.done) > 0:
             order = np.flatnonzero(self.waiting & (self.through > 0))
             order = order[np.argsort(-self.through[order], kind="stable")]
             beyond = self.through[order].sum() - np.cumsum(self.through[order])
             enough = 1 + int(np.searchsorted(-beyond, -bound * self.start.sum()))
-            chosen = np.sort(order[: min(enough, room, max(self.batch, self.done))])
+            chosen = np.sort(order[: min(room, max(self.batch, min(enough, self.done)))])
             for i, bank in enumerate(self.sources.frozen.banks):
                 mine = chosen[self.layer[chosen] == bank.site.layer]
                 for part in np.array_split(mine, -(-len(mine) // self.batch) or 1):
