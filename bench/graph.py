@@ -1,6 +1,8 @@
 """Attribution graphs: rows a second and memory beside the expanded batch, influence, and how a trace grows."""
 
 import time
+from dataclasses import replace
+from functools import partial
 from statistics import median
 
 import numpy as np
@@ -16,7 +18,7 @@ from saekit.circuits.graph import COLUMNS
 from saekit.circuits.sources import Sources, contributions
 
 TRANSCODERS = "tiny-python/mlp/transcoders"
-BATCHES = (16, 64, 256)
+BATCHES = (64, 256, 512)
 LENGTHS = (8, 16, 32, 64, 128)
 NODES, LAYERS = 4000, 24
 
@@ -38,52 +40,63 @@ def prompt(model, length: int) -> torch.Tensor:
     return sk.load_corpus(model, split="held_out").tokens[:1, :length].clone()
 
 
-def rows(length: int = 24) -> None:
-    """Rows of the last layer's latents, both ways, with the same numbers; peak memory of a process that makes them."""
-    torch.manual_seed(0)
-    found, table = sources(length), []
-    tap, active = found.frozen.banks[-1].site.read, found.active[-1]
-    for batch in BATCHES:
-        some = torch.randperm(len(active.pos))[:batch]
-        pos, seeds = active.pos[some], active.seed[some]
-        copies = ExpandedBatch(found, batch)
-        ways = {"ours": lambda p=pos, s=seeds: contributions(found, tap, p, s),
-                "expanded batch": lambda p=pos, s=seeds, c=copies: c.rows(tap, p, s)}  # fmt: skip
-        a, b = (call() for call in ways.values())
-        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
-        seconds = interleaved(ways, inner=2)
-        peaks = {f"{name}, peak MB": peak_mb(_peak, name, length, batch) for name in ("at rest", *ways)}
-        speed = {f"{name}, rows/s": batch / median(seconds[name]) for name in ways}
-        times = ratio(seconds, "expanded batch", "ours")
-        table.append({"batch": batch} | speed | {"times faster": times["median"], "low": times["low"],
-                     "high": times["high"]} | peaks)  # fmt: skip
-    title = f"Rows of an attribution graph of {length} tokens: vector-Jacobian products of one prompt or of copies"
-    report("graph_rows", title, table, "times faster")
+def ours(length: int, batch: int) -> list[torch.Tensor]:
+    """The rows of every latent, from the model on."""
+    return all_rows(sources(length), batch, contributions)
 
 
-def _peak(way: str, length: int, batch: int) -> None:
-    torch.set_num_threads(1)
+def expanded(length: int, batch: int) -> list[torch.Tensor]:
+    """The same from `batch` copies of the prompt; a smaller last batch leaves copies idle."""
     found = sources(length)
-    tap, active = found.frozen.banks[-1].site.read, found.active[-1]
-    pos, seeds = active.pos[:batch], active.seed[:batch]
-    if way == "ours":
-        contributions(found, tap, pos, seeds)
-    elif way == "expanded batch":
-        ExpandedBatch(found, batch).rows(tap, pos, seeds)
+    copies = ExpandedBatch(found, batch)
+    return all_rows(found, batch, lambda found, tap, pos, seeds: copies.rows(tap, pos, seeds))
+
+
+def all_rows(found: Sources, batch: int, way) -> list[torch.Tensor]:
+    made = []
+    for bank, active in zip(found.frozen.banks, found.active, strict=True):
+        for pos, seeds in zip(active.pos.split(batch), active.seed.split(batch), strict=True):
+            made.append(way(found, bank.site.read, pos, seeds))
+    return made
+
+
+def rows(length: int = 24) -> None:
+    """All rows of a graph both ways, from setting up to the last row, and the peak memory of a process doing that."""
+    table = []
+    for a, b in zip(ours(length, 64), expanded(length, 64), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+    n = sum(len(active.pos) for active in sources(length).active)
+    rest = peak_mb(sources, length)
+    for batch in BATCHES:
+        ways = {"ours": partial(ours, length, batch), "expanded batch": partial(expanded, length, batch)}
+        seconds = interleaved(ways)
+        speed = {f"{name}, rows/s": n / median(seconds[name]) for name in ways}
+        times = ratio(seconds, "expanded batch", "ours")
+        above = {f"{way.__name__}, MB above rest": peak_mb(way, length, batch) - rest for way in (ours, expanded)}
+        table.append({"batch": batch} | speed | {"times faster": times["median"], "low": times["low"],
+                     "high": times["high"]} | above)  # fmt: skip
+    title = f"All {n:,} rows of a graph of {length} tokens: vector-Jacobian products of one prompt, or of copies"
+    report("graph_rows", title, table, "times faster", {"MB at rest": rest})
 
 
 def series() -> None:
-    """Influence in one sweep of sparse rows beside the power series on a dense matrix, normalisation in both."""
+    """Influence in one sweep of sparse rows beside the power series on a dense matrix.
+
+    Both normalise the rows first; a graph keeps what it normalised, so that it is done once.
+    """
     graph = layered(NODES, LAYERS)
     dense, p = (
         torch.tensor(graph.weights.toarray()).float(),
         torch.tensor(graph.nodes["probability"].to_numpy()).float(),
     )
     difference = float(np.abs(graph.influence() - power_series(dense, p).double().numpy()).max())
-    seconds = interleaved({"sweep": graph.influence, "power series": lambda: power_series(dense, p)})
-    times = ratio(seconds, "power series", "sweep")
+    ways = {"sweep": graph.influence, "sweep of a new graph": lambda: replace(graph).influence(),
+            "power series": lambda: power_series(dense, p)}  # fmt: skip
+    seconds = interleaved(ways)
+    times, first = (ratio(seconds, "power series", name) for name in ("sweep", "sweep of a new graph"))
     table = [{"way": name, "ms": 1e3 * median(each)} for name, each in seconds.items()]
-    extra = {"times faster": times, "largest difference": difference, "edges": int(graph.weights.nnz)}
+    extra = {"times faster": times, "times faster, new graph": first, "largest difference": difference,
+             "edges": int(graph.weights.nnz)}  # fmt: skip
     title = f"Influence on {NODES:,} nodes in {LAYERS} layers: {times['median']:.0f} times faster"
     report("graph_influence", title, table, "ms", extra)
 

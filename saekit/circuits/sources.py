@@ -22,7 +22,7 @@ class Parts(NamedTuple):
     pos: Int[Tensor, " n"]
     vectors: Float[Tensor, "n d"]
 
-    def by_position(self, length: int, spare: int) -> tuple[Int[Tensor, " m"], Float[Tensor, "pos n d"]]:
+    def by_position(self, length: int, spare: int) -> tuple[Int[Tensor, "pos n"], Float[Tensor, "pos n d"]]:
         """(nodes, vectors) with as many places at each position, for one product; those to spare have node `spare`."""
         order = torch.argsort(self.pos, stable=True)
         counts = torch.bincount(self.pos, minlength=length)
@@ -30,7 +30,7 @@ class Parts(NamedTuple):
         nodes = torch.full((length, int(counts.max())), spare, device=order.device)
         vectors = self.vectors.new_zeros(*nodes.shape, self.vectors.shape[1])
         nodes[self.pos[order], place], vectors[self.pos[order], place] = self.node[order], self.vectors[order]
-        return nodes.flatten(), vectors
+        return nodes, vectors
 
 
 class Active(NamedTuple):
@@ -151,7 +151,7 @@ def contributions(
 
 def collected(
     sources: Sources,
-    gradients: Mapping[str, Float[Tensor, "n pos d"]],
+    gradients: Mapping[str, Float[Tensor, "n upto d"]],
     tap: str,
     pos: Int[Tensor, " n"],
     seeds: Float[Tensor, "n tap"],
@@ -159,7 +159,7 @@ def collected(
     """The same, from the gradients at the leaves."""
     out = seeds.new_zeros(len(sources) + 1, len(seeds))
     for name, g in gradients.items():
-        nodes, vectors = sources.dense[name]
-        out.index_add_(0, nodes, torch.bmm(vectors, g.permute(1, 2, 0)).flatten(0, 1))
+        nodes, vectors = (t[: g.shape[1]] for t in sources.dense[name])
+        out.index_add_(0, nodes.flatten(), torch.bmm(vectors, g.permute(1, 2, 0)).flatten(0, 1))
     out[BIAS] += (seeds * sources.frozen.constants[tap][0, pos]).sum(1)
     return out[:-1].T

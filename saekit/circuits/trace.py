@@ -14,7 +14,7 @@ from ..attribute.targets import LOGITS, Target, prompt_tokens, token_id
 from ..corpus import pieces
 from ..hooks import model_record
 from .frozen import Frozen
-from .graph import Graph
+from .graph import Graph, shares
 from .influence import Block, flow
 from .sources import BIAS, Sources, contributions
 
@@ -109,7 +109,8 @@ class _Rows:
 
     def left(self) -> float:
         """The share of the influence that ends in latents without a row."""
-        self.through = flow((block for layer in reversed(self.blocks) for block in layer), self.start)
+        blocks = (Block(nodes, shares(rows)) for layer in reversed(self.blocks) for nodes, rows in layer)
+        self.through = flow(blocks, self.start)
         return float(self.through[self.waiting].sum() / self.start.sum())
 
     def until(self, bound: float, nodes: int | None) -> Iterator[tuple[int, Int[np.ndarray, " n"]]]:
