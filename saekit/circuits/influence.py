@@ -33,18 +33,18 @@ def flow(blocks: Iterable[Block], start: Float64[np.ndarray, " nodes"]) -> Float
 
 
 def by_layer(graph: Graph, weights: csr_array) -> Iterator[Block]:
-    """The rows of a graph, from the last layer to the first; views where a layer's rows stand together."""
+    """The rows of a graph from the last to the first, those of a layer at once where no edge runs within it."""
     layer, edges = graph.nodes["layer"].to_numpy(), weights.indptr
-    rows = np.flatnonzero(np.diff(edges))
-    for one in np.unique(layer[rows])[::-1]:
-        mine = rows[layer[rows] == one]
-        first, last = mine[0], mine[-1] + 1
-        if not (layer[first:last] == one).all():
-            yield Block(mine, weights[mine])
+    starts = np.flatnonzero(np.diff(layer, prepend=np.nan))
+    for first, last in zip(starts[::-1], [len(layer), *starts[:0:-1]], strict=True):
+        columns = weights.indices[edges[first] : edges[last]]
+        if not len(columns):
             continue
-        span = slice(edges[first], edges[last])
-        parts = weights.data[span], weights.indices[span], edges[first : last + 1] - edges[first]
-        yield Block(np.arange(first, last), csr_array(parts, (last - first, len(graph)), copy=False))
+        size = last - first if columns.max() < first else 1
+        for start in range(last - size, first - 1, -size):
+            span, rows = slice(edges[start], edges[start + size]), edges[start : start + size + 1] - edges[start]
+            parts = weights.data[span], weights.indices[span], rows
+            yield Block(np.arange(start, start + size), csr_array(parts, (size, len(layer)), copy=False))
 
 
 def influence(graph: Graph) -> Float64[np.ndarray, " nodes"]:
