@@ -251,3 +251,16 @@ def test_a_prompt_without_bos_has_no_node_for_it(exact_models):
     graph = sk.trace(model, transcoders.per_layer(model), tokens_of(model)[0, 1:], bound=0.0)
     assert "bos" not in {*graph.nodes["kind"]} and (graph.nodes["kind"] == "error").sum() == 3 * len(PROMPT)
     assert np.allclose((graph.weights.sum(axis=1) + graph.rest)[graph.expanded], graph.totals[graph.expanded])
+
+
+@pytest.mark.parametrize("name", ["transcoders", "cross_layer_transcoder"])
+def test_the_coders_that_ship(name):
+    model = sk.load_model()
+    text = "def area(w, h):\n    return w * h\n\ndef total(xs):\n    s = 0\n    for x in"
+    tokens = model.to_tokens(text, prepend_bos=True)[:, :24]
+    graph = sk.trace(model, sk.load(f"tiny-python/mlp/{name}"), tokens)
+    rows = graph.weights.sum(axis=1) + graph.rest
+    size = abs(graph.weights).sum(axis=1)
+    wrong = (abs(rows - graph.totals) / np.maximum(size, 1))[graph.expanded]
+    assert wrong.max() < 1e-5 and graph.bound <= 0.01 and len(graph.tokens) == 24
+    assert graph.prune().weights.nnz < 5_000

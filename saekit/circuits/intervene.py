@@ -219,7 +219,7 @@ def predict(graph: Graph, changes: Changes, *, constrained: bool = True) -> Floa
     if constrained:
         return graph.weights @ r
     changed, total = r != 0, np.zeros(len(graph))
-    for nodes, weights in reversed([*by_layer(graph)]):
+    for nodes, weights in reversed([*by_layer(graph, graph.weights)]):
         total[nodes] = weights @ r
         passing = nodes[(activation[nodes] != 0) & ~changed[nodes]]
         r[passing] = total[passing] / activation[passing]
