@@ -302,7 +302,7 @@ def _names(site: Site | str) -> tuple[str, ...]:
 def to_tokens(model: Any, tokens: str | Int[Tensor, "batch pos"] | Int[Tensor, " pos"]) -> Int[Tensor, "batch pos"]:
     """Text after a BOS, or token ids, as a batch. Raises ValueError for an empty prompt and one past the context."""
     if isinstance(tokens, str):
-        tokens = model.to_tokens(tokens, prepend_bos=True)
+        tokens = model.to_tokens(tokens, prepend_bos=True, truncate=False)
     tokens = torch.atleast_2d(tokens).to(model.cfg.device)
     if not 0 < tokens.shape[1] <= model.cfg.n_ctx:
         raise ValueError(f"a prompt of {tokens.shape[1]} tokens; {model.cfg.model_name!r} takes 1 to {model.cfg.n_ctx}")

@@ -63,7 +63,7 @@ def _residual_faults(answer: Any, setting: Setting) -> Iterator[str]:
             yield f"You return a {kind}. Wanted is the one tensor in it, which its name gives."
         if not same(got, right):
             yield from (said for slip, said in _streams(setting.model, text) if same(got, slip))
-            yield f"The shape is {tuple(got.shape)}, wanted {tuple(right.shape)}: the stream after blocks.2, nothing else."
+            yield f"The shape is {tuple(got.shape)}, wanted {tuple(right.shape)}: the stream after blocks.2."
 
 
 def same(a: Tensor, b: Tensor, tolerance: float = 1e-4) -> bool:
@@ -335,7 +335,7 @@ def memory(model: Any, text: str, name: str) -> pd.DataFrame:
 
 @torch.no_grad()
 def lens(model: Any, text: str, n: int = 3) -> pd.DataFrame:
-    """The residual stream at the last token after each layer, as if it were the last: the n likeliest tokens, with p."""
+    """The stream at the last token after each layer, as if it were the last: the n likeliest tokens, with p."""
     names = [f"blocks.{layer}.hook_resid_post" for layer in range(model.cfg.n_layers)]
     seen = capture(model, model.to_tokens(text, prepend_bos=True), *names)
     rows = {}
@@ -346,6 +346,22 @@ def lens(model: Any, text: str, n: int = 3) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index", columns=[f"{i + 1}." for i in range(n)])
 
 
+@torch.no_grad()
+def rises(model: Any, tokens: Int[Tensor, "n pos"], without: Callable[..., Tensor]) -> pd.DataFrame:
+    """By how many nats the loss on each copy rises without a head, for every head; named layer.head."""
+    before, rows = losses(model(tokens), tokens), {}
+    for layer in range(model.cfg.n_layers):
+        for head in range(model.cfg.n_heads):
+            after = losses(without(model, tokens, layer, head), tokens)
+            rows[f"{layer}.{head}"] = [b - a for a, b in zip(before, after, strict=True)]
+    return pd.DataFrame.from_dict(rows, orient="index", columns=["first", "second"]).rename_axis("head")
+
+
+def one_back(patterns: Float[Tensor, "layer head query key"]) -> Float[Tensor, "layer head"]:
+    """The attention of a token to the one before it, on average."""
+    return patterns.diagonal(-1, -2, -1).mean(-1)
+
+
 def accuracies(found: dict[str, dict[str, float]]) -> pd.DataFrame:
     """A row for each task: its score with its 95 % Wilson interval, what chance gives, and the number of prompts."""
     columns = {"value": "right", "low": "low", "high": "high", "chance": "chance", "n": "prompts"}
@@ -353,18 +369,18 @@ def accuracies(found: dict[str, dict[str, float]]) -> pd.DataFrame:
 
 
 @torch.no_grad()
-def contexts(model: Any, corpus: Corpus, hook: str, units: list[int], n: int = 6) -> pd.DataFrame:
-    """For some units at a hook: their n strongest places, one to a window, with the text around and the labels."""
+def contexts(model: Any, corpus: Corpus, hook: str, units: list[int], n: int = 3) -> pd.DataFrame:
+    """For some units at a hook: their n strongest places, and n about half as strong, one to a window, with labels."""
     batches = [capture(model, part, hook)[hook][..., units] for part in corpus.tokens.split(16)]
     held = torch.as_tensor(corpus.mask)[..., None]
-    best, places = torch.cat(batches).masked_fill(~held, -torch.inf).max(1)
-    rows = []
+    x, rows = torch.cat(batches).masked_fill(~held, -torch.inf), []
     for i, unit in enumerate(units):
-        for window in best[:, i].topk(n).indices.tolist():
-            pos = int(places[window, i])
-            rows.append(
-                (unit, float(best[window, i]), _around(model, corpus, window, pos), _labels(corpus, window, pos))
-            )
+        for share in (1.0, 0.5):
+            away, places = (x[..., i] - share * x[..., i].max()).abs().min(1)
+            for window in away.topk(n, largest=False).indices.tolist():
+                pos = int(places[window])
+                value, told = float(x[window, pos, i]), _labels(corpus, window, pos)
+                rows.append((unit, round(value, 1), _around(model, corpus, window, pos), told))
     return pd.DataFrame(rows, columns=["neuron", "activation", "text", "labels"]).set_index("neuron")
 
 
@@ -378,7 +394,7 @@ def _around(model: Any, corpus: Corpus, window: int, pos: int) -> str:
 
 
 def _labels(corpus: Corpus, window: int, pos: int) -> str:
-    told = [name for name in ("docstring", "comment", "string", "depth 1", "keyword", "def name", "import line")]
+    told = ("docstring", "comment", "string", "depth 1", "keyword", "def name", "import line")
     return ", ".join(name for name in told if name in corpus.labels and corpus.labels[name][window, pos])
 
 
@@ -410,7 +426,7 @@ QUESTIONS = (
             "All other positions are useless",
         ),
         0,
-        "It shows where the difference is carried. What both prompts share does not show up, though the model needs it.",
+        "It shows where the difference is carried. What both prompts share does not show, though the model needs it.",
     ),
     Question(
         "2.c",

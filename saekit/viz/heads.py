@@ -6,6 +6,7 @@ from typing import Any
 from .attention import head_name
 from .html import count, esc, fixed, named, percent, piece, signed
 from .marks import bar
+from .notes import button
 from .tokens import lines_of
 
 KEYS = "ArrowUp ArrowDown"
@@ -45,7 +46,8 @@ def _bar(data: Mapping[str, Any]) -> str:
     return (
         f'<div class="sk-bar" role="group" aria-label="What to show"><div class="sk-field"><label for="hv-{i}">Latent</label><input id="hv-{i}" type="number" '
         f'min="0" max="{data["d_sae"] - 1}" value="{data["latent"]}" style="width:84px" data-act="latent"></div><dl class="sk-stats"><div><dt>pre-activation</dt>'
-        f"<dd>{fixed(data['pre'])}</dd></div><div><dt>activation</dt><dd>{fixed(data['activation']) if data['activation'] else 'off'}</dd></div></dl></div>"
+        f"<dd>{fixed(data['pre'])}</dd></div><div><dt>activation</dt><dd>{fixed(data['activation']) if data['activation'] else 'off'}</dd></div></dl>{button('Go to its strongest token', 'strongest')}"
+        f'<label class="sk-check sk-push"><input type="checkbox" data-act="why"{" checked" if data["why"] else ""}> Why the head looks there</label></div>'
     )
 
 

@@ -5,6 +5,7 @@ from .browser import FeatureBrowser as FeatureBrowser
 from .card import FeatureCard as FeatureCard
 from .explorer import ActivationExplorer as ActivationExplorer
 from .geometry import ToyGeometry as ToyGeometry
+from .heads import HeadView as HeadView
 from .hooks import HookMap as HookMap
 from .judge import JudgeGame as JudgeGame
 from .map import LatentMap as LatentMap

@@ -9,8 +9,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from ..attribute import patterns
 from ..corpus import pieces
-from ..hooks import capture
+from ..hooks import to_tokens
 from ..viz.attention import attention_view, runs
 from .view import View
 
@@ -37,16 +38,17 @@ class AttentionView(View):
     ) -> None:  # fmt: skip
         ids = _ids(model, text)
         start = time.perf_counter()
-        self.patterns = patterns(model, ids)
+        self.patterns = patterns(model, ids).numpy()
         self.seconds = time.perf_counter() - start
-        self.ids, self.tokens = ids, pieces(model.tokenizer, ids)
-        self.sink = model.tokenizer.bos_token_id is not None and ids[0] == model.tokenizer.bos_token_id
+        self.ids = ids[0].tolist()
+        self.tokens = pieces(model.tokenizer, self.ids)
+        self.sink = model.tokenizer.bos_token_id is not None and self.ids[0] == model.tokenizer.bos_token_id
         self.scores, self.scored = _checked(scores, self.patterns.shape[:2]), scored
         self.best = None if scores is None else divmod(int(np.nanargmax(self.scores)), self.patterns.shape[1])
         first = self.best or (0, 0)
         layer, head = first[0] if layer is None else layer, first[1] if head is None else head
         self._thumbs: dict[bool, list] = {}
-        pos = len(ids) - 1 if pos is None else pos
+        pos = len(self.ids) - 1 if pos is None else pos
         super().__init__(layer=layer, head=head, pos=pos, over=None, bos=bool(bos))
 
     def check(self) -> None:
@@ -124,24 +126,14 @@ class AttentionView(View):
         return f"Attention of head {self._state['layer']}.{self._state['head']}"
 
 
-def patterns(model: Any, ids: Sequence[int]) -> Float[np.ndarray, "layer head query key"]:
-    """The attention pattern of every head on one text."""
-    names = [f"blocks.{layer}.attn.hook_pattern" for layer in range(model.cfg.n_layers)]
-    seen = capture(model, torch.tensor([list(ids)]), *names)
-    return torch.stack([seen[name][0].unflatten(1, (len(ids), -1)) for name in names]).float().cpu().numpy()
-
-
-def _ids(model: Any, text: Any) -> list[int]:
+def _ids(model: Any, text: Any) -> Int[Tensor, "1 pos"]:
     if isinstance(text, str) and not text:
         raise ValueError("the text is empty: give some words, or token ids")
-    ids = model.to_tokens(text, prepend_bos=True)[0].tolist() if isinstance(text, str) else torch.as_tensor(text)
-    if not isinstance(ids, list):
-        if ids.numel() == 0 or ids.numel() != ids.shape[-1]:
-            raise ValueError(f"token ids of shape {tuple(ids.shape)}: give those of one text")
-        ids = ids.flatten().tolist()
-    room = min(MOST, model.cfg.n_ctx)
-    if len(ids) > room:
-        raise ValueError(f"the text is {len(ids):,} tokens long, and {room} can be shown: give a part of it")
+    ids = to_tokens(model, text if isinstance(text, str) else torch.as_tensor(text))
+    if len(ids) != 1:
+        raise ValueError(f"token ids of {len(ids)} texts: give those of one")
+    if ids.shape[1] > MOST:
+        raise ValueError(f"the text is {ids.shape[1]:,} tokens long, and {MOST} can be shown: give a part of it")
     return ids
 
 

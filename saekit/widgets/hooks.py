@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from ..hooks import to_tokens
 from ..viz.hooks import PLACES, hook_map
 from .view import View
 
@@ -18,9 +19,7 @@ class HookMap(View):
 
     def __init__(self, model: Any, text: str = "x = f(a)", name: str = "hook_resid_post", layer: int = 0) -> None:
         self.model = model
-        self.tokens = model.to_tokens(text, prepend_bos=True)
-        if self.tokens.shape[1] > model.cfg.n_ctx:
-            raise ValueError(f"the text is {self.tokens.shape[1]} tokens long; the model reads {model.cfg.n_ctx}")
+        self.tokens = to_tokens(model, text)
         self.shapes = shapes(model, self.tokens)
         super().__init__(layer=layer, name=name)
 
