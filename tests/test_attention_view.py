@@ -348,3 +348,110 @@ def test_the_map_leaves_no_hook(model):
     widgets.HookMap(model, "x")
     assert torch.equal(model(torch.tensor([[0, 1]])), before)
     assert sk.Site("blocks.0.hook_resid_post").check(model)
+
+
+# -- heads into a latent
+
+SITES = {"resid": ("blocks.1.hook_resid_post",), "transcoder": ("blocks.2.mlp.hook_in", "blocks.2.hook_mlp_out")}
+
+
+def coder_at(*site):
+    torch.manual_seed(1)
+    coder = sk.SparseCoder(32, 12, sk.ReLU()).eval().requires_grad_(False)
+    coder.site = sk.Site(*site)
+    return coder
+
+
+@pytest.fixture
+def into(model):
+    return widgets.HeadView(model, coder_at(*SITES["resid"]), 3, TEXT)
+
+
+@pytest.mark.parametrize("site", SITES.values(), ids=SITES)
+def test_the_account_adds_up_to_the_pre_activation(model, site):
+    coder = coder_at(*site)
+    view = widgets.HeadView(model, coder, 3, TEXT, 9)
+    x = sk.capture(model, view.ids, coder.site)[site[0]][0, 9]
+    pre = float(coder.encoding(x[None]).pre[0, 3])
+    data = view.compute()
+    assert data["pre"] == pytest.approx(pre, abs=1e-4)
+    assert sum(term["value"] for term in data["terms"]) == pytest.approx(pre, abs=1e-3)
+    layers = {head["head"][0] for head in data["heads"]}
+    assert layers == set(range(2 if site == SITES["resid"] else 3))
+    for head in data["heads"]:
+        view.set_state(head=head["head"])
+        shown = view.compute()
+        total = sum(source["value"] for source in shown["sources"]) + shown["rest"]["value"]
+        assert total == pytest.approx(head["value"], abs=1e-5)
+        attention = sum(source["attention"] for source in shown["sources"]) + shown["rest"]["attention"]
+        assert attention == pytest.approx(1, abs=1e-4)
+        assert head["head"] in [term["head"] for term in shown["terms"]]
+
+
+def test_a_heads_part_is_attention_times_what_it_carries(into, model):
+    """A residual coder reads a head's output as it is written, so its part is <A v W_O, e>."""
+    into.set_state(pos=7, head=(1, 2))
+    _, cache = model.run_with_cache(into.ids)
+    W_O = model.blocks[1].attn.o.weight if hasattr(model.blocks[1].attn.o, "weight") else model.W_O[1].flatten(0, 1)
+    v = cache["v", 1][0].reshape(len(into.tokens), 4, 8)[:, 2]
+    column = into.coder.W_enc[:, 3]
+    for source in into.compute()["sources"]:
+        written = v[source["pos"]] @ W_O[16:24] * source["attention"]
+        assert source["value"] == pytest.approx(float(written @ column), abs=1e-4)
+
+
+def test_why_a_head_looks_there_adds_up_to_its_score(into, model):
+    into.act("why", True)
+    into.set_state(pos=8, head=(1, 0))
+    pairs = into.compute()["pairs"]
+    _, cache = model.run_with_cache(into.ids)
+    assert pairs["score"] == pytest.approx(float(cache["attn_scores", 1][0, 0, 8, pairs["pos"]]), abs=1e-3)
+    assert sum(value for *_, value in pairs["rows"]) + pairs["rest"] == pytest.approx(pairs["score"], abs=1e-4)
+    assert "Why it looks at" in into.html
+
+
+def test_the_first_layer_has_no_heads_before_it(model):
+    view = widgets.HeadView(model, coder_at("blocks.0.hook_resid_pre"), 0, TEXT)
+    data = view.compute()
+    assert data["head"] is None and data["heads"] == [] and "no head comes before" in view.html
+    assert sum(term["value"] for term in data["terms"]) == pytest.approx(data["pre"], abs=1e-4)
+
+
+def test_heads_and_tokens_by_clicks_and_keys(into):
+    order = [term["head"] for term in into.compute()["terms"] if term["head"] is not None]
+    first = into.compute()["head"]
+    assert first == max(into.heads(), key=into.heads().get)
+    into.act("pick", "{}.{}".format(*order[0]))
+    for key, want in (("ArrowUp", order[0]), ("ArrowDown", order[1]), ("ArrowDown", order[2]), ("ArrowUp", order[1])):
+        into.act("move", key)
+        assert into.state["head"] == want
+    into.act("pos", "4")
+    assert into.state["pos"] == 4 and into.state["head"] is None
+    for key, want in (("ArrowRight", 5), ("Home", 0), ("ArrowLeft", 0), ("End", len(into.tokens) - 1)):
+        into.act("go", key)
+        assert into.state["pos"] == want
+    into.act("latent", 5)
+    into.act("strongest", "")
+    assert into.state["pos"] == int(into.codes[1:, 5].argmax()) + 1
+    assert "Latent 5 at " in into.html
+
+
+def test_bad_input_of_the_heads(into, model):
+    with pytest.raises(ValueError, match=r"latent 12 is not in \[0, 12\)"):
+        widgets.HeadView(model, into.coder, 12, TEXT)
+    with pytest.raises(ValueError, match="takes 1 to 64"):
+        widgets.HeadView(model, into.coder, 1, "x" * 99)
+    for wrong, match in (
+        ({"pos": 99}, "tokens, BOS among them"),
+        ({"head": (2, 0)}, "no such head"),
+        ({"latent": -1}, "latent -1"),
+    ):
+        before = into.html
+        with pytest.raises(ValueError, match=match):
+            into.set_state(**wrong)
+        assert into.html == before
+
+
+def test_hostile_text_of_the_heads(model, into):
+    view = widgets.HeadView(model, into.coder, 3, HOSTILE[0] + HOSTILE[1][:20], why=True)
+    assert is_harmless(view.html) and is_harmless(view.to_html())

@@ -371,7 +371,7 @@ def accuracies(found: dict[str, dict[str, float]]) -> pd.DataFrame:
 @torch.no_grad()
 def contexts(model: Any, corpus: Corpus, hook: str, units: list[int], n: int = 3) -> pd.DataFrame:
     """For some units at a hook: their n strongest places, and n about half as strong, one to a window, with labels."""
-    batches = [capture(model, part, hook)[hook][..., units] for part in corpus.tokens.split(16)]
+    batches = [capture(model, part, hook)[hook][..., units] for part in corpus.tokens.split(4)]
     held = torch.as_tensor(corpus.mask)[..., None]
     x, rows = torch.cat(batches).masked_fill(~held, -torch.inf), []
     for i, unit in enumerate(units):

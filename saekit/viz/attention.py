@@ -94,9 +94,10 @@ def _heads(data: Mapping[str, Any]) -> str:
         f'<p class="sk-cap">layers {data["layers"][0]} to {data["layers"][-1]} of {data["n_layers"]}; ↑ and ↓ go on</p>'
     )
     keys = f'data-keys="{ARROWS}" data-on="heads"'
+    levels = " and ".join((", ".join(percent(low, 0) for low, _ in LEVELS[:-1]), percent(LEVELS[-1][0], 0)))
     said = "Each picture is one head: rows look, columns are looked at"
     return (
-        f'<h4 class="sk-h">All heads</h4><p class="sk-cap">{said}; attention from 10 %, 30 % and 60 %.</p>'
+        f'<h4 class="sk-h">All heads</h4><p class="sk-cap">{said}; {levels} of attention and more.</p>'
         f'<div class="sk-scroll"><div class="av-heads" role="group" aria-label="{said}. Arrows move between heads." data-roving {keys}>{rows}</div></div>'
         f"{more if len(data['layers']) < data['n_layers'] else ''}"
     )

@@ -96,7 +96,7 @@ def _row(name: str, more: str, value: float, left: float, wide: float, kind: str
     )
     said = f'aria-label="{esc(f"{name}, {signed(value)}")}"' if act else ""
     return (
-        f'<{tag} class="hv-row {kind}" {act} {said}><span>{esc(name)}</span><span class="sk-cap sk-mono">{piece(more, spaces=True, longest=14)}</span>'
+        f'<{tag} class="hv-row {kind}" {act} {said}><span>{esc(name)}</span><span class="sk-cap sk-mono">{piece(more, spaces=kind == "is-head", longest=14)}</span>'
         f'<span class="hv-track"><i class="{paint}" style="left:{100 * left:.2f}%;width:{max(100 * wide, 0.3):.2f}%"></i></span><span class="sk-num">{signed(value)}</span></{tag.split()[0]}>'
     )
 

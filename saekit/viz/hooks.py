@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from .html import count, esc
 from .notes import button
 
-WIDTH, HEIGHT, STREAM = 960, 318, 262
+WIDTH, HEIGHT, STREAM = 812, 318, 262
 KEYS = "ArrowLeft ArrowRight ArrowUp ArrowDown"
 
 
@@ -29,24 +29,24 @@ class Place(NamedTuple):
 
 
 PLACES = (
-    Place("hook_embed", 52, STREAM, "text, token, d_model", "The vector of each token, before any layer; the position's vector is added to it.", False),
-    Place("hook_resid_pre", 168, STREAM, "text, token, d_model", "The residual stream as this block finds it: the same as resid_post of the block before."),
-    Place("attn.hook_q", 282, 62, "text, token, head, d_head", "What each head asks for at a token: its query."),
-    Place("attn.hook_k", 282, 104, "text, token, head, d_head", "What each head offers at a token to be found by: its key."),
-    Place("attn.hook_v", 282, 146, "text, token, head, d_head", "What each head would carry away from a token: its value."),
-    Place("attn.hook_pattern", 398, 83, "text, head, from token, to token", "Where each head looks: shares that sum to 1 over the tokens up to its own."),
-    Place("attn.hook_z", 440, 146, "text, token, head, d_head", "What each head brings: the values, averaged by its pattern. Zero it to remove a head."),
-    Place("hook_attn_out", 440, 206, "text, token, d_model", "What all heads together add to the residual stream."),
-    Place("hook_resid_mid", 560, STREAM, "text, token, d_model", "The residual stream between attention and MLP."),
-    Place("mlp.hook_in", 664, 104, "text, token, d_model", "The residual stream after the norm, as the MLP reads it. Transcoders read here."),
-    Place("mlp.hook_post", 772, 104, "text, token, neuron", "The neurons of the MLP, after the nonlinearity."),
-    Place("hook_mlp_out", 772, 206, "text, token, d_model", "What the MLP adds to the residual stream. Transcoders write here."),
-    Place("hook_resid_post", 894, STREAM, "text, token, d_model", "The residual stream as this block leaves it. Most SAEs here read and write it."),
+    Place("hook_embed", 32, STREAM, "text, token, d_model", "The vector of each token, before any layer; the position's vector is added to it.", False),
+    Place("hook_resid_pre", 112, STREAM, "text, token, d_model", "The residual stream as this block finds it: the same as resid_post of the block before."),
+    Place("attn.hook_q", 214, 62, "text, token, head, d_head", "What each head asks for at a token: its query."),
+    Place("attn.hook_k", 214, 104, "text, token, head, d_head", "What each head offers at a token to be found by: its key."),
+    Place("attn.hook_v", 214, 146, "text, token, head, d_head", "What each head would carry away from a token: its value."),
+    Place("attn.hook_pattern", 322, 83, "text, head, from token, to token", "Where each head looks: shares that sum to 1 over the tokens up to its own."),
+    Place("attn.hook_z", 364, 146, "text, token, head, d_head", "What each head brings: the values, averaged by its pattern. Zero it to remove a head."),
+    Place("hook_attn_out", 364, 206, "text, token, d_model", "What all heads together add to the residual stream."),
+    Place("hook_resid_mid", 462, STREAM, "text, token, d_model", "The residual stream between attention and MLP."),
+    Place("mlp.hook_in", 560, 104, "text, token, d_model", "The residual stream after the norm, as the MLP reads it. Transcoders read here."),
+    Place("mlp.hook_post", 650, 104, "text, token, neuron", "The neurons of the MLP, after the nonlinearity."),
+    Place("hook_mlp_out", 650, 206, "text, token, d_model", "What the MLP adds to the residual stream. Transcoders write here."),
+    Place("hook_resid_post", 762, STREAM, "text, token, d_model", "The residual stream as this block leaves it. Most SAEs here read and write it."),
 )  # fmt: skip
 WIRES = (
-    "M206 262C236 262 224 62 254 62", "M206 262C236 262 224 104 254 104", "M206 262C236 262 224 146 254 146",
-    "M310 62C330 62 330 83 350 83", "M310 104C330 104 330 83 350 83", "M310 146H412", "M440 96V133", "M440 159V193", "M440 219V253",
-    "M598 262C628 262 606 104 636 104", "M692 104H737", "M772 117V193", "M772 219V253",
+    "M150 262C176 262 160 62 186 62", "M150 262C176 262 160 104 186 104", "M150 262C176 262 160 146 186 146",
+    "M242 62C260 62 256 83 273 83", "M242 104C260 104 256 83 273 83", "M242 146H336", "M364 96V133", "M364 159V193", "M364 219V253",
+    "M500 262C526 262 506 104 532 104", "M588 104H615", "M650 117V193", "M650 219V253",
 )  # fmt: skip
 
 
@@ -55,7 +55,7 @@ def hook_map(data: Mapping[str, Any]) -> str:
     return (
         f'<section class="sk" aria-label="Hook names"><div class="sk-head"><div><h3 class="sk-title">{esc(data["hook"])}: '
         f'{" × ".join(map(count, data["shape"])) if data["shape"] else "not in this model"}</h3><p class="sk-sub">one of {count(data["n_layers"])} '
-        f"blocks of {esc(data['model'])}; what was measured on a text of {count(data['n_tokens'])} tokens</p></div></div>{_bar(data)}"
+        f"blocks of {esc(data['model'])}; the shape is that on a text of {count(data['n_tokens'])} tokens</p></div></div>{_bar(data)}"
         f'<div class="sk-body sk-rule">{_drawing(data)}{_detail(data)}</div>{_foot()}</section>'
     )
 
@@ -73,12 +73,12 @@ def _drawing(data: Mapping[str, Any]) -> str:
     stream = f'<path d="M8 {STREAM}H{WIDTH - 8}" class="hk-stream"/>'
     boxes = "".join(
         f'<rect x="{x}" y="24" width="{w}" height="206" rx="8" class="hk-box"/><text x="{x + 10}" y="42">{words}</text>'
-        for x, w, words in ((238, 256, "attention moves between tokens"), (610, 220, "the MLP works at each token"))
+        for x, w, words in ((172, 240, "attention moves between tokens"), (518, 184, "the MLP works at each token"))
     )
     wires = f'<path d="{"".join(WIRES)}" class="hk-wire"/>'
     plus = "".join(
         f'<circle cx="{x}" cy="{STREAM}" r="9" class="hk-plus"/><text x="{x}" y="{STREAM + 4}" text-anchor="middle" class="v">+</text>'
-        for x in (440, 772)
+        for x in (364, 650)
     )
     names = "".join(_place(place, data) for place in PLACES)
     words = f'<text x="{WIDTH - 4}" y="{HEIGHT - 16}" text-anchor="end">after the last block: ln_final, then the unembedding gives logits</text>'

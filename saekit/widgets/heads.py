@@ -41,10 +41,13 @@ class HeadView(View):
         self.model, self.coder, self.features, self.coders = model, coder, features, list(coders)
         self.ids = to_tokens(model, text)
         self.tokens = pieces(model.tokenizer, self.ids[0].tolist())
+        if self.ids[0, 0] == model.tokenizer.bos_token_id:
+            self.tokens[0] = "BOS"
         self.patterns, self._number = patterns(model, self.ids).numpy(), next(_ids)
         with torch.no_grad():
             self.codes = coder.encode(coder.site.inputs(capture(model, self.ids, coder.site))[0]).dense()
         self._tables: dict[tuple[int, int], pd.DataFrame] = {}
+        self._scores: dict[tuple[int, ...], pd.DataFrame] = {}
         self._checked(latent)
         pos = int(self.codes[1:, latent].argmax()) + 1 if pos is None else pos % len(self.tokens)
         super().__init__(latent=int(latent), pos=pos, head=None, why=why)
@@ -95,7 +98,9 @@ class HeadView(View):
         table = self.table()
         rest = table[table.kind != "head"]
         names = [_named(*row) for row in zip(rest.kind, rest.layer, rest.site, strict=True)]
-        terms = [{"head": None, "name": n, "from": "", "value": v} for n, v in _summed(names, rest.contribution)]
+        terms = [
+            {"head": None, "name": n, "from": "", "value": v} for n, v in _summed(names, rest.contribution.tolist())
+        ]
         terms += [{"head": head, "name": "", "from": self._from(head), "value": v} for head, v in heads.items()]
         terms.sort(key=lambda term: -abs(term["value"]))
         shown = [t for i, t in enumerate(terms) if i < TERMS or (t["head"] is not None and t["head"] == chosen)]
@@ -129,7 +134,10 @@ class HeadView(View):
     def _pairs(self, head: Head, sources: list[dict[str, Any]]) -> dict[str, Any]:
         """The score for the first source, as pairs of what is read here and there."""
         pos = sources[0]["pos"]
-        table = qk(self.model, self.ids, *head, self._state["pos"], pos, self.coders)
+        key = (*head, self._state["pos"], pos)
+        if key not in self._scores:
+            self._scores[key] = qk(self.model, self.ids, *key, self.coders)
+        table = self._scores[key]
         sides = [
             [_part(self.tokens, row) for row in side.to_frame().itertuples()] for side in (table.index, table.columns)
         ]
