@@ -64,11 +64,14 @@ widgets.AttentionView(model, code, scores=back, scored="looks one back")""",
 gap = sk.logit_diff("]", ")").on(model)
 told = dict(zip(("clean", "corrupt"), (float(gap(model(ids))) for ids in pair)))
 names = dict(zip(("tokens", "corrupt_tokens"), (model.to_str_tokens(ids[0]) for ids in pair)))
-widgets.PatchingMap(sk.patching(model, *pair, gap), **names, **told)""",
+patched = widgets.PatchingMap(sk.patching(model, *pair, gap), **names, **told)
+patched""",
     "hooks": "widgets.HookMap(model, code)",
     "files": """from pathlib import Path
 shown = {"card": widgets.FeatureCard(features, latent), "browser": widgets.FeatureBrowser(features)}
 shown["strip"] = widgets.TokenStrip(model, coder, code, latent)
+shown["attention"], shown["patching"] = widgets.AttentionView(model, code), patched
+shown["heads"] = widgets.HeadView(model, coder, latent, code, why=True)
 shown["microscope"] = widgets.PromptMicroscope(model, coder, code, code.upper(), features=features)
 for name, widget in shown.items():
     Path(name + ".html").write_text(widget.to_html(), "utf-8")""",
