@@ -8,10 +8,10 @@ from .html import count, esc, fixed, named, percent, piece
 from .marks import bar, ramp, step
 from .tokens import lines_of
 
-THUMB, LARGE = 44, 400  # pixels
+THUMB, LARGE = 36, 310  # pixels
 LEVELS = ((0.1, 3), (0.3, 5), (0.6, 7))  # of a small picture: attention from here on, step of the ramp
 FAINT = 0.02  # of the scale; what is below is not drawn
-LEFT, TOP = 78, 66
+LEFT, TOP = 66, 66
 ARROWS = "ArrowLeft ArrowRight ArrowUp ArrowDown"
 
 
@@ -113,7 +113,7 @@ def _thumb(data: Mapping[str, Any], layer: int, head: int) -> str:
     score = "" if data["scores"] is None else fixed(data["scores"][layer][head])
     best = data["best"] == (layer, head)
     said = f"Head {head_name(layer, head)}" + (f", {data['scored']} {score}" if score else "") + (", largest" * best)
-    words = f"{'★ ' if best else ''}{score or head_name(layer, head)}"
+    words = f"{'★' if best else ''}{score or head_name(layer, head)}"
     return (
         f'<button type="button" class="av-thumb{" is-best" if best else ""}" aria-pressed="{str(on).lower()}" tabindex="{0 if on else -1}" '
         f'data-act="pick" data-arg="{head_name(layer, head)}" aria-label="{esc(said)}" title="{esc(said)}"><svg viewBox="0 0 {side} {side}" width="{THUMB}" '
@@ -209,7 +209,7 @@ def _sources(data: Mapping[str, Any]) -> str:
 def _source(token: str, place: str, why: str, value: float) -> str:
     share = percent(value, 0)
     return (
-        f'<tr><th scope="row">{token}</th><td class="sk-num">{place}</td><td>{esc(why)}</td><td>{bar(value, share, width="64px")}</td>'
+        f'<tr><th scope="row">{token}</th><td class="sk-num">{place}</td><td>{esc(why)}</td><td>{bar(value, share, width="44px")}</td>'
         f'<td class="sk-num">{share}</td></tr>'
     )
 

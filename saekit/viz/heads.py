@@ -23,14 +23,19 @@ def head_view(data: Mapping[str, Any]) -> str:
 
 
 def finding(data: Mapping[str, Any]) -> str:
-    """The head that adds most to what the latent sees, and from where, with its share of all that adds."""
-    heads, where = data["heads"], f"Latent {data['latent']}{_comma(data['name'])} at {_word(data, data['pos'])}"
-    if not heads:
-        return f"{where}: {fixed(data['pre'])}, and no head comes before it"
-    best = max(heads, key=lambda term: term["value"])
-    if best["value"] <= 0:
-        return f"{where}: {fixed(data['pre'])}, and no head adds to it"
-    return f"{where}: head {head_name(*best['head'])} adds most of all heads, {signed(best['value'])} of {fixed(data['pre'])}"
+    """What adds most to what the latent sees, and which of the heads does."""
+    where = f"Latent {data['latent']}{_comma(data['name'])} at {_word(data, data['pos'])}, {fixed(data['pre'])}"
+    top = max(data["terms"], key=lambda term: term["value"])
+    parts = [] if top["head"] is not None else [f"{top['name']} adds most, {signed(top['value'])}"]
+    best = max(data["heads"], key=lambda term: term["value"], default=None)
+    if best is None:
+        parts.append("no head comes before it")
+    elif best["value"] <= 0:
+        parts.append("no head adds to it")
+    else:
+        most = "most of the heads" if parts else "most"
+        parts.append(f"head {head_name(*best['head'])} adds {most}, {signed(best['value'])}")
+    return f"{where}: {'; '.join(parts)}"
 
 
 def _comma(name: str) -> str:

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from .html import count, esc
 from .notes import button
 
-WIDTH, HEIGHT, STREAM = 812, 318, 262
+WIDTH, HEIGHT, STREAM = 790, 318, 262
 KEYS = "ArrowLeft ArrowRight ArrowUp ArrowDown"
 
 
@@ -41,7 +41,7 @@ PLACES = (
     Place("mlp.hook_in", 560, 104, "text, token, d_model", "The residual stream after the norm, as the MLP reads it. Transcoders read here."),
     Place("mlp.hook_post", 650, 104, "text, token, neuron", "The neurons of the MLP, after the nonlinearity."),
     Place("hook_mlp_out", 650, 206, "text, token, d_model", "What the MLP adds to the residual stream. Transcoders write here."),
-    Place("hook_resid_post", 762, STREAM, "text, token, d_model", "The residual stream as this block leaves it. Most SAEs here read and write it."),
+    Place("hook_resid_post", 744, STREAM, "text, token, d_model", "The residual stream as this block leaves it. Most SAEs here read and write it."),
 )  # fmt: skip
 WIRES = (
     "M150 262C176 262 160 62 186 62", "M150 262C176 262 160 104 186 104", "M150 262C176 262 160 146 186 146",

@@ -8,7 +8,7 @@ from .heat import Cell, cells, cut, hatching, over, plain
 from .html import esc, fixed, named, percent, piece
 from .marks import bar
 
-ROW, HEAD, LABELS, ROOM = 30, 68, 96, 860  # pixels
+ROW, HEAD, LABELS, ROOM = 30, 68, 96, 540  # pixels
 LEAST = 0.3  # of the difference, or a layer is not said to hold the answer anywhere
 KEYS = "ArrowLeft ArrowRight ArrowUp ArrowDown Home End"
 
