@@ -6,6 +6,9 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+import torch
+
 from saekit.lesson.exercise import Exercise, Question, Setting, judge
 
 HURRY = re.compile(r"\b(easy|easily|simply|just|obviously)\b")
@@ -28,7 +31,7 @@ def stubs_are_not_yet(exercise: Exercise, setting: Setting) -> None:
     def raising(*args):
         raise NotImplementedError
 
-    stubs = [..., None, lambda *args: None, lambda *args: ..., raising]
+    stubs = [..., None, lambda *args: None, lambda *args: ..., lambda *args: (..., ..., ...), raising]
     assert [judge(exercise, stub, setting).passed for stub in stubs] == [None] * len(stubs)
 
 
@@ -37,6 +40,20 @@ def is_refused(exercise: Exercise, setting: Setting, thing: Any) -> None:
     for answer in (thing, lambda *args: thing):
         verdict = judge(exercise, answer, setting)
         assert verdict.passed is False and verdict.message
+
+
+def leaves_no_trace(exercise: Exercise, setting: Setting) -> None:
+    """A check draws from no generator of the learner's, and says the same again."""
+
+    def draws() -> tuple[float, float]:
+        return float(torch.rand(1)), np.random.rand()  # noqa: NPY002
+
+    torch.manual_seed(3), np.random.seed(3)  # noqa: NPY002
+    expected = draws()
+    torch.manual_seed(3), np.random.seed(3)  # noqa: NPY002
+    first = judge(exercise, exercise.reference, setting)
+    assert draws() == expected
+    assert judge(exercise, exercise.reference, setting) == first
 
 
 def wrong_answers_differ(exercise: Exercise, setting: Setting, wrong: Mapping[str, Any]) -> dict[str, str]:
@@ -56,7 +73,7 @@ def wrong_answers_differ(exercise: Exercise, setting: Setting, wrong: Mapping[st
 
 def is_complete(exercise: Exercise) -> None:
     """Three hints that are no solution, a short reference, plain words."""
-    assert len(exercise.hints) == 3 == len({*exercise.hints}) and exercise.minutes > 0
+    assert len(exercise.hints) == 3 == len({*exercise.hints}) and 1 <= exercise.minutes <= 15
     source = inspect.getsource(exercise.reference)
     assert not [hint for hint in exercise.hints if hint in source]
     assert len(source.splitlines()) <= 14

@@ -46,6 +46,11 @@ def test_nothing_breaks_a_check(name, thing, setting, model):
 
 
 @every
+def test_a_check_leaves_no_trace(name, setting, model):
+    answers.leaves_no_trace(EXERCISES[name], setting)
+
+
+@every
 def test_an_exercise_is_complete(name):
     answers.is_complete(EXERCISES[name])
 
