@@ -34,12 +34,13 @@ def show(html: str) -> Html:
     return Html(html)
 
 
-def page(title: str, html: str) -> str:
-    """One document that opens from disk with no network."""
+def page(title: str, html: str, script: str = "") -> str:
+    """One document that opens from disk with no network. `script` is ours, and runs when all is there."""
+    script = f'<script type="module">{script}</script>' if script else ""
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{esc(title)}</title>'
         '<meta name="viewport" content="width=device-width"><meta name="generator" content="saekit">'
-        f"<style>{style()}\n{_PAGE}</style></head>\n<body>{html}</body></html>\n"
+        f"<style>{style()}\n{_PAGE}</style>{script}</head>\n<body>{html}</body></html>\n"
     )
 
 
