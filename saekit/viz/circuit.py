@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from .html import THIN, count, esc, fixed, percent, piece
+from .html import MINUS, THIN, count, esc, fixed, percent, piece
 from .marks import shape
 from .notes import button, empty
 from .waterfall import named_parts, waterfall
@@ -32,7 +32,7 @@ def finding(data: Mapping[str, Any]) -> str:
         return f"{many} are kept; all of them together change {data['target']} by nothing"
     if share < 0.02:
         return f"{many} do not carry {data['target']}: faithfulness {percent(share, 0)}"
-    return f"{many} carry {percent(share, 0)} of {data['target']}"
+    return f"{many} carry {_share(share)} of {data['target']}"
 
 
 def _head(data: Mapping[str, Any]) -> str:
@@ -101,7 +101,7 @@ def _stranded(data: Mapping[str, Any]) -> str:
     return empty(
         "No path from the input to the logits is left",
         f"At {percent(data['node'], 0)} of the influence and {percent(data['edge'], 0)} of the weight {nodes} remain, and none leads through.",
-        f'<span class="sk-group">{button("Back to 80 % and 98 %", "reset")}</span>',
+        f'<span class="sk-group">{button("Back to 80 % of both", "reset")}</span>',
     )
 
 
@@ -137,7 +137,7 @@ def _about(pin: Mapping[str, Any]) -> str:
     title = f'<h4 class="cv-name">{esc(pin["name"])}</h4>'
     if pin["kind"] == "group":
         title = (
-            f'<div class="sk-field"><label for="{esc(pin["field"])}">Name of the group</label><input id="{esc(pin["field"])}" type="text" '
+            f'<h4 class="cv-name fc-kept">{esc(pin["name"])}</h4><div class="sk-field live"><label for="{esc(pin["field"])}">Name of the group</label><input id="{esc(pin["field"])}" type="text" '
             f'maxlength="40" value="{esc(pin["name"])}" data-act="rename"></div>'
         )
     return f'<div><span class="sk-cap">{esc(pin["where"])}</span>{title}<span class="sk-cap">{esc(pin["facts"])}</span></div>'
@@ -177,9 +177,10 @@ def _readout(data: Mapping[str, Any]) -> str:
 
 def _kept(data: Mapping[str, Any]) -> str:
     drawn = f"{count(data['drawn'][0])} of {count(data['drawn'][1])} edges"
+    bound = f"<br>not traced: at most {percent(data['bound'])} of the influence" if data["bound"] else ""
     return (
         f'<div><span class="sk-cap">Kept</span><div class="cv-big">{count(data["kept"])} of {count(data["all"])} nodes</div>'
-        f'<span class="sk-cap">{percent(data["kept"] / max(data["all"], 1))} of nodes, {drawn}</span></div>'
+        f'<span class="sk-cap">{percent(data["kept"] / max(data["all"], 1))} of nodes, {drawn}{bound}</span></div>'
     )
 
 
@@ -199,7 +200,11 @@ def _without(data: Mapping[str, Any]) -> str:
 
 
 def _share(share: float | None) -> str:
-    return "none" if share is None else percent(share, 0)
+    if share is None:
+        return "none"
+    if abs(share) >= 10:
+        return f"over 1000{THIN}%" if share > 0 else f"under {MINUS}1000{THIN}%"
+    return percent(share, 0)
 
 
 def _meter(share: float | None, tick: float | None, name: str) -> str:
@@ -221,7 +226,7 @@ def _logits(data: Mapping[str, Any]) -> str:
 
 
 def _logit(row: Mapping[str, Any], changed: bool) -> str:
-    show = (lambda v: percent(v, 0 if v >= 0.01 else None)) if row["probability"] else (lambda v: fixed(v, 2))
+    show = (lambda v: percent(v, 0 if v >= 0.01 or v < 5e-5 else None)) if row["probability"] else (lambda v: fixed(v, 2))
     bars = f'<i style="width:{100 * row["bars"][0]:.1f}%"></i>' + (f'<b style="width:{100 * row["bars"][1]:.1f}%"></b>' if changed else "")
     after = f" → <b>{show(row['after'])}</b>" if changed else ""
     return (

@@ -56,7 +56,7 @@ background: light-dark(#fff, #111) } body > .sk { margin-bottom: 16px }
 
 def esc(text: Any) -> str:
     """Any text as text: markup is escaped, and control characters, which could turn or break a line, are shown."""
-    return escape("".join(_visible(c) for c in str(text)), quote=True)
+    return escape("".join(map(_visible, str(text))), quote=True)
 
 
 def piece(token: str, *, spaces: bool = False, longest: int = 48) -> str:
@@ -83,6 +83,7 @@ def named(token: str) -> str:
     return word[:60] if word else "line break" if "\n" in token else "space" if token else "nothing"
 
 
+@cache
 def _visible(c: str) -> str:
     if c in "\n\t":
         return c

@@ -31,11 +31,17 @@ def waterfall(parts: Sequence[Mapping[str, Any]], *, unit: str = "%", digits: in
 
 
 def named_parts(parts: Sequence[Mapping[str, Any]], most: int = MOST) -> list[Mapping[str, Any]]:
-    """The parts of largest size, then all others as one, then the plain ones, which keep their names."""
+    """The parts of largest size, then the others as one or two, then the plain ones, which keep their names."""
     sources = sorted((p for p in parts if not p.get("plain")), key=lambda p: -abs(p["value"]))
-    others = sources[most:]
-    more = [{"name": f"{len(others)} others", "value": sum(p["value"] for p in others), "plain": True}] if others else []
+    more = [*_together(sources[most:], False), *_together(sources[most:], True)]
     return [*sources[:most], *more, *(p for p in parts if p.get("plain"))]
+
+
+def _together(parts: Sequence[Mapping[str, Any]], pale: bool) -> list[Mapping[str, Any]]:
+    """Parts without a name of their own: those that are in the picture, or those that are not."""
+    mine = [part for part in parts if bool(part.get("pale")) == pale]
+    name = f"{len(mine)} more not shown" if pale else f"{len(mine)} others"
+    return [{"name": name, "value": sum(p["value"] for p in mine), "plain": True, "pale": pale}] if mine else []
 
 
 def _part(part: Mapping[str, Any], left: float, wide: float, zero: float, digits: int) -> str:

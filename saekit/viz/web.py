@@ -13,10 +13,11 @@ from .marks import shape
 
 SCRIPT = Path(__file__).with_name("web.js")
 KEYS = "g u z Delete Backspace Escape"
-GUTTER, ROOM, LINE = 62, 660, 150  # px: names of the layers; the least width; the width at which a cell takes a new line
-STEP, DEEP, GAP = 30, 28, 46  # px between nodes of a cell, its lines, and layers
+GUTTER, ROOM = 62, 664  # px: names of the layers; the width that is filled
+LINES = (150, 120, 90, 60, 30)  # px: how wide a line of a cell may be; the first with which all fits
+DEEP, GAP = 28, 66  # px between the lines of a cell, and between layers
 SHAPES = {"token": "square", "latent": "circle", "error": "diamond", "logit": "hexagon"}
-WIDE = {"token": 17, "error": 22, "latent": STEP, "logit": 92}
+WIDE = {"token": 13, "error": 17, "latent": 29, "logit": 98}
 Place = tuple[float, float]
 
 
@@ -59,14 +60,11 @@ FILE = """svg { background: var(--sk-surface) } text { font: 11px system-ui, san
 
 def _places(nodes: Sequence[Mapping], levels: int, columns: int) -> tuple[dict[Any, Place], list[float], float]:
     """(x and y of each node, y of each level from below, width)."""
-    cells: dict[tuple[int, int], list[list[Mapping]]] = {}
-    top = levels - 1
+    top, cells = levels - 1, {}
     for node in nodes:
         if node["level"] != top:
             cells.setdefault((node["level"], node["column"]), []).append(node)
-    room = LINE if columns > 1 else ROOM - GUTTER - 20
-    cells = {key: _lines(cell, room) for key, cell in cells.items()}
-    widths = [max((_long(line) for (_, c), cell in cells.items() if c == at for line in cell), default=17) for at in range(columns)]
+    cells, widths = _fitted(cells, columns)
     widths = _stretched(widths, ROOM - GUTTER)
     lefts = [GUTTER + sum(widths[:c]) for c in range(columns)]
     width = GUTTER + sum(widths) + 6
@@ -78,6 +76,18 @@ def _places(nodes: Sequence[Mapping], levels: int, columns: int) -> tuple[dict[A
         _stand(cell, lefts[column] + widths[column] / 2, ys[level], place)
     _stand(last, max(width - max(map(_long, last), default=0) / 2 - 6, GUTTER), ys[top], place)
     return place, ys, width
+
+
+def _fitted(cells: Mapping[tuple[int, int], Sequence[Mapping]], columns: int) -> tuple[dict, list[float]]:
+    """(the lines of each cell, the width of each column): lines as long as they can be."""
+    for room in LINES if columns > 1 else (ROOM - GUTTER - 20,):
+        lines = {key: _lines(cell, room) for key, cell in cells.items()}
+        widths = [WIDE["token"] + 0.0] * columns
+        for (_, column), cell in lines.items():
+            widths[column] = max(widths[column], *map(_long, cell))
+        if sum(widths) <= ROOM - GUTTER:
+            break
+    return lines, widths
 
 
 def _lines(cell: Iterable[Mapping], room: float) -> list[list[Mapping]]:
@@ -96,7 +106,7 @@ def _long(line: Iterable[Mapping]) -> float:
 
 def wide(node: Mapping[str, Any]) -> float:
     """The width a node takes, in pixels; a group is as wide as its name."""
-    return 6.6 * len(node["text"]) + 54 if node["kind"] == "group" else WIDE[node["kind"]]
+    return 6.3 * len(node["text"]) + 46 if node["kind"] == "group" else WIDE[node["kind"]]
 
 
 def _stretched(widths: Sequence[float], room: float) -> list[float]:
@@ -111,7 +121,7 @@ def _heights(deep: Sequence[int]) -> list[float]:
     for lines in reversed(deep):
         y += (lines - 1) * DEEP
         ys.append(y)
-        y += GAP + 22
+        y += GAP
     return ys[::-1]
 
 
@@ -181,7 +191,7 @@ def _node(node: Mapping[str, Any], at: Place, near: Sequence, ways: str, data: M
 
 def _mark(node: Mapping[str, Any]) -> str:
     kind = node["kind"]
-    r = 5 + 9 * sqrt(node["size"]) if kind == "latent" else {"token": 6, "error": 5, "logit": 9}[kind]
+    r = round(5 + 9 * sqrt(node["size"]), 1) if kind == "latent" else {"token": 6, "error": 5, "logit": 9}[kind]
     words = {"latent": f'<text y="{-r - 4:.1f}" text-anchor="middle" style="{HALO}">{esc(node["text"])}</text>',
              "logit": f'<text class="m" y="-15" text-anchor="middle" style="{HALO}">{esc(node["text"])}</text>',
              "token": f'<text class="m" transform="translate(3 15) rotate(-48)" text-anchor="end">{esc(node["text"])}</text>'}  # fmt: skip

@@ -14,16 +14,20 @@ from ..viz.html import fixed, named, page, percent
 from ..viz.web import SCRIPT, factor, short
 from .card import FeatureCard
 from .view import View
-from .wiring import Id, Kept, Wiring
+from .whatif import answers
+from .wiring import PLAIN, Id, Kept, Wiring, strongest
 
 _ids = itertools.count()
-START = {"node": 0.8, "edge": 0.98}
-UNDONE = ("node", "edge", "errors", "gone", "groups", "changes")  # settings that Undo takes back
+MOST = 300  # latents and errors
+SHARES = ("node", "edge")
+UNDONE = (*SHARES, "errors", "gone", "groups", "changes")  # settings that Undo takes back
+EDGE, LEGIBLE = 0.8, 60  # nodes in the first picture
 
 
 class CircuitView(View):
     """A graph in layers by tokens: hover or focus a node for its edges, pin it for the waterfall of its row.
 
+    graph: from `sk.trace`; of more than 300 latents and errors those with the largest influence are shown, `.graph`.
     model: for changes that are run; without it they are what the graph predicts. features: for each layer the
     `sk.Features` of its transcoder, or None, which name the latents and open their cards.
 
@@ -33,25 +37,34 @@ class CircuitView(View):
     same errors, and all edges among them. "Left" is the same for all that is not in C. What had been pruned away before,
     the graph's `rest`, counts as not in C.
 
-    State: node, edge (shares of influence and of weight that are kept), errors (whether their nodes are shown), pin,
-    picked, gone (removed), groups ({name, nodes}), changes ({latent: factor}), open (the card). Nodes are numbers of
-    `graph.nodes`, groups g0, g1, ... Raises ValueError for what is out of range.
+    State: node, edge (shares of the influence that are kept, as in `graph.prune`), errors (whether their nodes are
+    shown), pin, picked, gone (removed), groups ({name, nodes}), changes ({latent: factor}), open (the card). Nodes are
+    numbers of `.graph.nodes`, groups g0, g1, ... Raises ValueError for what is out of range.
     """
 
     def __init__(self, graph: Graph, model: Any = None, features: Sequence[Any] | None = None) -> None:
-        self.graph, self.model, self.features, self._number = graph, model, features, next(_ids)
+        self.graph, self.model, self.features, self._number = strongest(graph, MOST), model, features, next(_ids)
         self._past: list[tuple[frozenset[str], dict[str, Any]]] = []
         self._card: FeatureCard | None = None
-        self._wiring = Wiring(graph, features)
+        self._answered: tuple[dict[int, float], dict[str, Any]] | None = None
+        self._all = _size(graph)
+        self._wiring = Wiring(self.graph, features)
         self._likeliest = int(np.where(self._wiring.kind == "logit", self._wiring.probability, -1.0).argmax())
         super().__init__(
-            **START, errors=True, pin=self._likeliest, picked=(), gone=(), groups=(), changes={}, open=False
-        )
+            node=self._start(), edge=EDGE, errors=True, pin=self._likeliest, picked=(), gone=(), groups=(), changes={},
+            open=False,
+        )  # fmt: skip
         self.check()
+
+    def _start(self) -> float:
+        """The largest share with which the first picture can be read."""
+        nothing, wiring = np.zeros(len(self.graph), bool), self._wiring
+        shares = (0.8, 0.7, 0.6, 0.5, 0.4)
+        return next((s for s in shares if (wiring.kept(s, EDGE, nothing).nodes & wiring.prunable).sum() <= LEGIBLE), 0.4)
 
     def check(self) -> None:
         state, latent = self._state, self._wiring.kind == "latent"
-        for name in START:
+        for name in SHARES:
             if not 0 <= state[name] <= 1:
                 raise ValueError(f"{name}={state[name]!r}: give a share between 0 and 1")
         for name, allowed in (("gone", self._wiring.prunable), ("changes", latent)):
@@ -81,28 +94,32 @@ class CircuitView(View):
 
     def compute(self) -> dict[str, Any]:
         state, wiring, kept = self._state, self._wiring, self._kept()
-        tops = {i: f"g{g}" for g, group in enumerate(state["groups"]) for i in group["nodes"]}
-        levels, rows = self._levels(kept)
-        nodes = self._nodes(kept, tops, levels)
-        shown = {node["id"] for node in nodes}
-        edges = [edge for edge in self._edges(kept, tops) if edge["source"] in shown and edge["target"] in shown]
-        at = state["pin"] if state["pin"] in shown else tops.get(state["pin"], self._likeliest)
-        logit = at if isinstance(at, int) and wiring.kind[at] == "logit" else self._likeliest
-        for node in nodes:
-            node |= {"pressed": node["id"] == at, "picked": node["id"] in state["picked"]}
+        shown = np.flatnonzero(kept.nodes).tolist()
+        ids: dict[int, Id] = {i: i for i in shown}
+        for g, group in enumerate(state["groups"]):
+            ids |= {i: f"g{g}" for i in group["nodes"] if i in ids}
+        rows, levels = self._levels()
+        edges = wiring.edges(kept, ids)
+        at = ids.get(state["pin"], state["pin"] if state["pin"] in ids.values() else self._likeliest)
         joined = {end for edge in edges for end in (edge["source"], edge["target"])}
-        for node in nodes:
-            node["idle"] = node["kind"] == "token" and node["id"] not in joined
-        count = wiring.prunable.sum()
+        nodes = [
+            node | {"pressed": node["id"] == at, "picked": node["id"] in state["picked"],
+                    "idle": node["kind"] == "token" and node["id"] not in joined}
+            for node in self._nodes(ids, levels)
+        ]  # fmt: skip
+        logit = at if isinstance(at, int) and wiring.kind[at] == "logit" else self._likeliest
         return {
             **state, "id": self._number, "at": at, "nodes": nodes, "edges": edges, "rows": rows,
             "columns": [""] if wiring.summed else list(self.graph.tokens), "picked": len(state["picked"]),
-            "kept": int((kept.nodes & wiring.prunable).sum()), "all": int(count), "path": wiring.leads_through(kept),
-            "drawn": (int(kept.edges.sum()), int((wiring.drawn[wiring.sources]).sum())),
-            "target": self._target(logit), "prompt": self._prompt(), "undo": bool(self._past), "suggested": False,
-            "formats": ("HTML", "SVG"), "pinned": self._pinned(at, kept, tops), "about": self._about(),
-            **wiring.alone(kept, logit), **self._answers(), "card": self._shown_card(at),
+            "kept": int((kept.nodes & wiring.prunable).sum()), "all": self._all[0], "path": wiring.leads_through(kept),
+            "drawn": (kept.weights.nnz, self._all[1]), "target": self._target(logit), "prompt": self._prompt(),
+            "undo": bool(self._past), "suggested": bool(state["groups"]) and state["groups"] == self._suggested,
+            "formats": ("HTML", "SVG"), "pinned": self._pinned(at, kept, ids), "about": self._about(), "bound": self.graph.bound,
+            **wiring.alone(kept, logit), **self._answers(),
+            "changed": self._changed(), "card": self._shown_card(at),
         }  # fmt: skip
+
+    _suggested: tuple[dict[str, Any], ...] = ()
 
     def _kept(self) -> Kept:
         state, wiring = self._state, self._wiring
@@ -110,28 +127,26 @@ class CircuitView(View):
         out[list(state["gone"])] = True
         return wiring.kept(state["node"], state["edge"], out | (wiring.kind == "error") & (not state["errors"]))
 
-    def _levels(self, kept: Kept) -> tuple[dict[int, int], list[str]]:
-        """(the row of each layer, the names of the rows, from below)."""
+    def _levels(self) -> tuple[list[str], dict[int, int]]:
+        """(the names of the rows, from below; the row of each layer, -1 for tokens)."""
         wiring = self._wiring
-        first = wiring.kind == "token"
-        layers = np.unique(wiring.layer[wiring.prunable])
-        names = ["Tokens"] * bool(first.any())
-        names += [wiring.site(int(np.flatnonzero(wiring.layer == layer)[0])).capitalize() for layer in layers]
-        keys = [*([-1] * bool(first.any())), *layers.tolist(), -2]
-        return {layer: row for row, layer in enumerate(keys)}, [*names, "Logits"]
+        layers = np.unique(wiring.layer[wiring.prunable]).tolist()
+        names = [wiring.site(int(np.flatnonzero(wiring.prunable & (wiring.layer == at))[0])) for at in layers]
+        tokens = bool((wiring.kind == "token").any())
+        keys = [-1] * tokens + layers
+        return [*["Tokens"] * tokens, *map(_capital, names), "Logits"], {key: row for row, key in enumerate(keys)}
 
-    def _nodes(self, kept: Kept, tops: dict[int, str], levels: dict[int, int]) -> list[dict[str, Any]]:
+    def _nodes(self, ids: dict[int, Id], levels: dict[int, int]) -> list[dict[str, Any]]:
         wiring, changes = self._wiring, self._state["changes"]
         found, groups = [], {}
-        for i in np.flatnonzero(kept.nodes).tolist():
+        for i, top in ids.items():
             kind = wiring.kind[i]
-            level = levels[-2 if kind == "logit" else -1 if kind == "token" else int(wiring.layer[i])]
             node = {
-                "id": i, "kind": kind, "level": level, "column": 0 if wiring.summed else int(wiring.pos[i]),
-                "size": min(float(wiring.influence[i]), 1.0), "text": self._text(i), "said": wiring.said(i),
-                "factor": changes.get(i),
+                "id": i, "kind": kind, "level": len(levels) if kind == "logit" else levels[-1 if kind == "token" else int(wiring.layer[i])],
+                "column": 0 if wiring.summed else int(wiring.pos[i]), "size": min(float(wiring.influence[i]), 1.0),
+                "text": self._text(i), "said": wiring.said(i), "factor": changes.get(i),
             }  # fmt: skip
-            groups.setdefault(tops[i], []).append(node) if i in tops else found.append(node)
+            groups.setdefault(top, []).append(node) if top != i else found.append(node)
         return found + [self._pill(i, members) for i, members in groups.items()]
 
     def _pill(self, i: str, members: list[dict[str, Any]]) -> dict[str, Any]:
@@ -150,32 +165,14 @@ class CircuitView(View):
         wiring = self._wiring
         if wiring.kind[i] == "latent":
             return str(wiring.index[i])
-        name = short(wiring.names[i].strip() or wiring.names[i], 9 if wiring.kind[i] == "token" else 8)
-        if wiring.kind[i] == "token":
-            return short(wiring.names[i])
+        if wiring.kind[i] != "logit":
+            return short(wiring.names[i]) if wiring.kind[i] == "token" else ""
+        name = short(wiring.names[i], 8)
         return f"{name} {percent(wiring.probability[i], 0)}" if wiring.probability[i] else name
 
-    def _edges(self, kept: Kept, tops: dict[int, str]) -> list[dict[str, Any]]:
-        """Edges between what is shown; into a group the mean over its members of theirs, summed over those of a source."""
-        wiring, n = self._wiring, len(self.graph)
-        ends = np.arange(n)
-        for i, top in tops.items():
-            ends[i] = n + int(top[1:])
-        size = np.concatenate([np.ones(n), [sum(kept.nodes[i] for i in g["nodes"]) for g in self._state["groups"]]])
-        t, s = (ends[end[kept.edges]] for end in (wiring.targets, wiring.sources))
-        keys, which = np.unique(t * (2 * n) + s, return_inverse=True)
-        weights = np.bincount(which, wiring.weights[kept.edges], len(keys))
-        flows = np.bincount(which, wiring.flow[kept.edges], len(keys))
-        back = lambda end: int(end) if end < n else f"g{end - n}"  # noqa: E731
-        return [
-            {"source": back(s), "target": back(t), "weight": float(w / size[t]), "share": float(f)}
-            for t, s, w, f in zip(*divmod(keys, 2 * n), weights, flows, strict=True)
-            if t != s
-        ]
-
-    def _pinned(self, at: Id, kept: Kept, tops: dict[int, str]) -> dict[str, Any]:
+    def _pinned(self, at: Id, kept: Kept, ids: dict[int, Id]) -> dict[str, Any]:
         wiring, members = self._wiring, self._members(at)
-        parts, shares = wiring.parts(members, kept, tops)
+        parts, shares = wiring.parts(members, kept, ids)
         group = isinstance(at, str)
         first, kind = members[0], "group" if group else wiring.kind[members[0]]
         factors = {self._state["changes"].get(i) for i in members}
@@ -202,7 +199,7 @@ class CircuitView(View):
             return "Input", f"token {wiring.pos[i] + 1} of {len(self.graph.tokens)}"
         place = wiring.place(i)
         value = f"activation {fixed(wiring.activation[i])} · " if kind == "latent" else ""
-        return place[:1].upper() + place[1:], value + share
+        return _capital(place), value + share
 
     def _target(self, logit: int) -> str:
         wiring = self._wiring
@@ -212,7 +209,7 @@ class CircuitView(View):
     def _prompt(self) -> list[str]:
         """The last tokens of the prompt, as many as fit on a line or two."""
         tokens, room = [], 110
-        for token in reversed(self.graph.tokens):
+        for token in reversed(self.graph.tokens[int("bos" in self._wiring.kind) :]):
             if (room := room - len(token)) < 0:
                 return ["…", *tokens]
             tokens.insert(0, token)
@@ -220,39 +217,25 @@ class CircuitView(View):
 
     def _about(self) -> str:
         exact = self._wiring.exact
-        words = f"rows add up to {_power(exact)}" if exact else "rows add up exactly"
-        return words + (f" · latents without a row hold at most {percent(self.graph.bound)}" if self.graph.bound else "")
-
-    # -- changes
+        return f"rows exact to {_power(exact)}" if exact else "rows exact"
 
     def _answers(self) -> dict[str, Any]:
-        """The logits before and after the changes."""
-        wiring, changes = self._wiring, self._state["changes"]
-        logits = np.flatnonzero(wiring.kind == "logit")
-        before, after = self.graph.totals[logits], wiring.changed(changes)[logits]
-        p = wiring.probability[logits]
-        likely = bool(p.any()) and bool((wiring.index[logits] >= 0).all())
-        names = [short(wiring.names[i], 10) for i in logits]
-        if likely:
-            over = max(1 - p.sum(), 0.0)
-            grown = np.append(p * np.exp(np.clip(after - before, -60, 60)), over)
-            before, after = np.append(p, over), grown / grown.sum()
-            names.append("others")
-        most = 1.0 if likely else max(np.abs([*before, *after]).max(), 1e-30)
-        rows = [
-            {"name": name, "before": float(a), "after": float(b), "probability": likely, "bars": (abs(a) / most, abs(b) / most)}
-            for name, a, b in sorted(zip(names, before, after, strict=True), key=lambda r: (r[0] == "others", -r[1]))
-        ]  # fmt: skip
-        first = rows[:4] + rows[-1:] if len(rows) > 5 else rows
-        how = "linear prediction: gates and attention held" + (", the other tokens taken not to move" if likely else "")
-        return {"logits": first, "changed": self._changed(), "how": how, "scale": "Next-token probability" if likely else "Value of the target"}
+        """What the changes do; kept until they are others."""
+        changes = self._state["changes"]
+        if self._answered is None or self._answered[0] != changes:
+            self._answered = dict(changes), answers(self._wiring, self.model, changes)
+        return self._answered[1]
 
     def _changed(self) -> str:
-        changes = self._state["changes"]
+        """Which latents are changed, in words."""
+        changes, groups = self._state["changes"], self._state["groups"]
         if not changes:
             return ""
+        for group in groups:
+            if {*group["nodes"]} == {*changes} and len({*changes.values()}) == 1:
+                return f"With “{group['name']}” × {factor(next(iter(changes.values())))}"
         (i, by), *more = changes.items()
-        return f"With {self._wiring.index[i]} × {factor(by)}" + (f" and {len(more)} more" if more else "")
+        return f"With latent {self._wiring.index[i]} × {factor(by)}" + (f" and {len(more)} more" if more else "")
 
     # -- the card
 
@@ -295,7 +278,7 @@ class CircuitView(View):
     def set_state(self, **values: Any) -> None:
         """Change settings and redraw; Undo takes it back. Moves of one slider count as one."""
         what = frozenset(name for name in UNDONE if name in values and values[name] != self._state[name])
-        new = what and not (what <= START.keys() and self._past and self._past[-1][0] == what)
+        new = what and not (what <= {*SHARES} and self._past and self._past[-1][0] == what)
         with self._busy:
             self._past += [(what, dict(self._state))] * bool(new)
             try:
@@ -316,10 +299,10 @@ class CircuitView(View):
             getattr(self, name)(_id(arg))
         elif name == "key":
             self._key(*(arg if isinstance(arg, list) else (arg, state["pin"])))
-        elif name in START:
+        elif name in SHARES:
             self.set_state(**{name: int(arg) / 100})
         elif name == "reset":
-            self.set_state(**START)
+            self.set_state(node=0.8, edge=EDGE)
         elif name == "undo":
             self.undo()
         elif name == "change":
@@ -328,6 +311,8 @@ class CircuitView(View):
             self.set_state(changes={})
         elif name == "remove":
             self.remove(_id(arg))
+        elif name == "suggest":
+            self.suggest()
         elif name == "rename":
             self.rename(state["pin"], str(arg))
         elif name == "open":
@@ -381,6 +366,12 @@ class CircuitView(View):
             pin = self._members(pin)[0]
             self.set_state(groups=left, picked=(), pin=pin)
 
+    def suggest(self) -> None:
+        """The groups that `circuits.supernodes.suggest` finds in the picture; a second time, none."""
+        on = bool(self._state["groups"]) and self._state["groups"] == self._suggested
+        self._suggested = () if on else self._wiring.suggested(self._kept())
+        self.set_state(groups=self._suggested, picked=(), pin=self._likeliest)
+
     def rename(self, i: Id, name: str) -> None:
         """Call a group something else."""
         self._members(i)
@@ -423,13 +414,23 @@ WHY = {
 }
 
 
+def _size(graph: Graph) -> tuple[int, int]:
+    """Latents and errors, and edges that a picture of all would have."""
+    plain = graph.nodes["kind"].isin([*PLAIN]).to_numpy()
+    return int(graph.nodes["kind"].isin(["latent", "error"]).sum()), int((~plain[graph.weights.indices]).sum())
+
+
 def _one_of(i: Any, allowed: np.ndarray, name: str) -> None:
     if not isinstance(i, int | np.integer) or i not in range(len(allowed)) or not allowed[i]:
         raise ValueError(f"{name}: {i!r} is not a node of the right kind; see graph.nodes")
 
 
 def _id(arg: Any) -> Id:
-    return int(arg) if str(arg).lstrip("-").isdigit() else str(arg)
+    return int(arg) if str(arg).isdigit() else str(arg)
+
+
+def _capital(words: str) -> str:
+    return words[:1].upper() + words[1:]
 
 
 def _power(x: float) -> str:

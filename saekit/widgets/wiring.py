@@ -1,31 +1,50 @@
-"""What a circuit view shows of a graph: which nodes and edges are kept, how they are named, what made one of them."""
+"""What a circuit view shows of a graph: which nodes and edges are kept, what they are called, what made one of them."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float64
+from scipy.sparse import csr_array
 
 from ..circuits import Graph
-from ..circuits.linear import blocks, run
+from ..circuits.influence import subgraph
+from ..circuits.linear import run
+from ..circuits.supernodes import between, suggest
 from ..viz.card import in_short
-from ..viz.html import fixed, named, percent
+from ..viz.html import named, percent
 from ..viz.web import short
 
+LOGITS = 5  # that are drawn, the likeliest
 RANDOM = 20  # circuits, for the control
 DRAWN = ("token", "latent", "error", "logit")
 PLAIN = {"bias": "bias", "bos": "first token's MLPs", "position": "position"}  # sources that are not drawn
+BALANCED = 0.02  # a row whose sum is a smaller part of what raises and lowers is not given in shares
 Id = int | str  # the number of a node, or g0, g1, ... for a group
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Kept:
-    """Which nodes and which entries of `weights` are in the picture."""
+    """What is in the picture, in the numbers of the whole graph."""
 
     nodes: Bool[np.ndarray, " nodes"]
-    edges: Bool[np.ndarray, " edges"]
+    weights: csr_array
+
+    @cached_property
+    def edges(self) -> frozenset[tuple[int, int]]:
+        """(target, source)."""
+        entries = self.weights.tocoo()
+        return frozenset(zip(entries.row.tolist(), entries.col.tolist(), strict=True))
+
+
+def strongest(graph: Graph, most: int) -> Graph:
+    """At most so many latents and errors, those of the largest influence."""
+    size = np.where(graph.nodes["kind"].isin(["latent", "error"]), graph.influence(), -1.0)
+    if (size >= 0).sum() <= most:
+        return graph
+    return subgraph(graph, (size < 0) | (size >= np.sort(size)[-most]))
 
 
 class Wiring:
@@ -38,18 +57,19 @@ class Wiring:
         )
         if not (self.kind == "logit").any():
             raise ValueError("the graph has no logit, nothing that is explained: trace it with a target")
-        entries = graph.weights.tocoo()
-        self.targets, self.sources, self.weights = entries.row, entries.col, entries.data
+        likely = np.argsort(-np.where(self.kind == "logit", self.probability, -1.0), kind="stable")[:LOGITS]
         self.drawn, self.prunable = np.isin(self.kind, DRAWN), np.isin(self.kind, ("latent", "error"))
-        self.influence, self.flow = influence(graph)
+        self.drawn &= (self.kind != "logit") | np.isin(np.arange(len(graph)), likely)
+        self.influence = graph.influence()
         self.summed = not (self.pos[self.kind == "latent"] >= 0).any()
-        self.names = [self._name(i) for i in range(len(graph))]
+        self.names = [self._name(i, str(label)) for i, label in enumerate(nodes["label"])]
+        self._keys = _keys(graph)
+        self._called = [self._call(i) for i in range(len(graph))]
 
     # -- words
 
-    def _name(self, i: int) -> str:
+    def _name(self, i: int, label: str) -> str:
         """What a latent is called without its number; a node of another kind, its label."""
-        label = str(self.graph.nodes["label"].iloc[i])
         if self.kind[i] != "latent":
             return label
         if (index := self.indexed(i)) is not None:
@@ -57,19 +77,23 @@ class Wiring:
         return "" if label == str(self.index[i]) else label
 
     def indexed(self, i: int) -> Any:
-        """The features of a latent's layer, or None."""
+        """The features of a node's layer, or None."""
         layer = int(self.layer[i])
         return None if self.features is None or layer >= len(self.features) else self.features[layer]
 
     def called(self, i: int) -> str:
         """A node in few words, for a row of the waterfall."""
+        return self._called[i]
+
+    def _call(self, i: int) -> str:
         if self.kind[i] == "latent":
             return f"{self.index[i]} {self.names[i] or self.place(i)}"
         if self.kind[i] == "token":
             return short(self.names[i], 24)
-        return f"error {self.place(i)}" if self.kind[i] == "error" else self.names[i]
+        return f"error, {self.place(i)}" if self.kind[i] == "error" else self.names[i]
 
     def site(self, i: int) -> str:
+        """The layer of a node, or what the graph calls it."""
         sites = self.graph.about.get("sites")
         return str(sites[self.layer[i]]) if sites else f"layer {self.layer[i]}"
 
@@ -80,82 +104,155 @@ class Wiring:
     def said(self, i: int) -> str:
         """A node in words, for its title and for what is read aloud."""
         kind = self.kind[i]
-        if kind in ("token", "logit"):
-            return f"{kind} {named(self.names[i])}" + (f", {percent(self.probability[i])}" if kind == "logit" and self.probability[i] else "")
-        name = f"latent {self.index[i]}" + (f", {self.names[i]}" if self.names[i] else "") if kind == "latent" else "error"
-        return f"{name}, {self.place(i)}, {percent(self.share(i))} of the influence"
+        if kind == "logit":
+            chance = f", {percent(self.probability[i])}" if self.index[i] >= 0 else ""
+            return f"logit {named(self.names[i])}{chance}"
+        if kind == "token":
+            return f"token {self.pos[i] + 1}, {named(self.names[i])}"
+        own = f"latent {self.index[i]}" + (f", {self.names[i]}" if self.names[i] else "")
+        return f"{own if kind == 'latent' else 'error'}, {self.place(i)}, {percent(self.share(i))} of the influence"
 
     def share(self, i: int) -> float:
         """The share of a node in the influence of all latents and errors."""
         return float(self.influence[i] / max(self.influence[self.prunable].sum(), 1e-30))
 
+    def group_name(self, nodes: Sequence[int]) -> str:
+        """What most members are called; else where they are."""
+        names = [self.names[i] for i in nodes if self.names[i]]
+        common = max({*names}, key=names.count, default="")
+        if common and 2 * names.count(common) > len(nodes):
+            return common
+        layers = sorted({int(self.layer[i]) for i in nodes})
+        own = self.site(nodes[0]) if len(layers) == 1 else f"layers {layers[0]} to {layers[-1]}"
+        places = {int(self.pos[i]) for i in nodes}
+        return f"{own}, {short(self.graph.tokens[places.pop()], 9)}" if len(places) == 1 and not self.summed else own
+
     # -- what is kept
 
     def kept(self, node: float, edge: float, out: Bool[np.ndarray, " nodes"]) -> Kept:
-        """The fewest latents and errors that hold a share `node` of the influence, less those that are `out`, and the
-        fewest edges among them, tokens and logits that hold a share `edge` of what flows there. Then what leads nowhere
-        is taken away: a latent without an edge in or out, an error without one out."""
-        nodes = self.drawn & ~self.prunable | _largest(np.where(self.prunable, self.influence, 0.0), node) & ~out
-        among = nodes[self.targets] & nodes[self.sources]
-        edges = _largest(np.where(among, self.flow, 0.0), edge)
-        while True:
-            into, from_ = (np.bincount(end[edges], minlength=len(nodes)) > 0 for end in (self.targets, self.sources))
-            stranded = nodes & self.prunable & ~(from_ & (into | (self.kind == "error") | ~self.graph.expanded))
-            if not stranded.any():
-                return Kept(nodes, edges)
-            nodes, edges = nodes & ~stranded, edges & ~stranded[self.targets] & ~stranded[self.sources]
+        """`graph.prune(node, edge)` without what is `out`."""
+        pruned = self.graph.prune(node, edge)
+        numbers = np.flatnonzero(np.isin(self._keys, _keys(pruned)))
+        entries = pruned.weights.tocoo()
+        ends = numbers[entries.row], numbers[entries.col]
+        there = np.zeros(len(self.graph), bool)
+        there[numbers] = True
+        there &= self.drawn & ~out
+        among = there[ends[0]] & there[ends[1]]
+        weights = csr_array((entries.data[among], (ends[0][among], ends[1][among])), self.graph.weights.shape)
+        return Kept(there, weights)
+
+    def shown(self, kept: Kept) -> Graph:
+        """The whole graph with the edges in the picture, and those from sources that are not drawn; the rest as it was."""
+        return replace(self.graph, weights=csr_array(self._plain + kept.weights))
+
+    @cached_property
+    def _plain(self) -> csr_array:
+        """Edges from sources that are not drawn."""
+        entries = self.graph.weights.tocoo()
+        plain = np.isin(self.kind, [*PLAIN])[entries.col]
+        ends = entries.row[plain], entries.col[plain]
+        return csr_array((entries.data[plain], ends), self.graph.weights.shape)
 
     def leads_through(self, kept: Kept) -> bool:
-        """Whether a logit is reached from a token, or where there are no tokens, from a latent."""
-        reached = self.kind == "token" if (self.kind == "token").any() else kept.nodes & self.prunable
-        for _ in range(len(blocks(self.graph))):
-            reached = reached | (np.bincount(self.targets[kept.edges], reached[self.sources[kept.edges]], len(reached)) > 0)
-        return bool((kept.nodes & (self.kind == "latent")).any() and reached[self.kind == "logit"].any())
+        """Whether a latent is left, and a logit is reached from a token (where there are none, from a latent)."""
+        latents, tokens = kept.nodes & (self.kind == "latent"), self.kind == "token"
+        reached = tokens if tokens.any() else latents
+        pattern = csr_array((np.ones(kept.weights.nnz), kept.weights.indices, kept.weights.indptr), kept.weights.shape)
+        for _ in range(len(np.unique(self.layer))):
+            reached = reached | (pattern @ reached.astype(float) > 0)
+        return bool(latents.any() and reached[self.kind == "logit"].any())
+
+    def suggested(self, kept: Kept) -> tuple[dict[str, Any], ...]:
+        """Groups of the latents in the picture, as `circuits.supernodes.suggest` finds them."""
+        numbers = np.flatnonzero(kept.nodes)
+        found = [tuple(int(numbers[i]) for i in nodes) for nodes in suggest(subgraph(self.graph, kept.nodes)).values()]
+        return tuple({"name": self.group_name(nodes), "nodes": nodes} for nodes in found)
+
+    # -- edges
+
+    def edges(self, kept: Kept, ids: Mapping[int, Id]) -> list[dict[str, Any]]:
+        """Edges between what is shown. ids: of each node in the picture its own number, or its group's id.
+
+        weight: of groups as in `circuits.supernodes.between`; share: of the influence, what flows along the edges."""
+        groups: dict[Id, list[int]] = {}
+        for node, i in ids.items():
+            groups.setdefault(i, []).append(node)
+        table = between(replace(self.graph, weights=kept.weights), groups)
+        flows: dict[tuple[Id, Id], float] = {}
+        entries = kept.weights.tocoo()
+        flow = np.abs(entries.data) * self._through[entries.row]
+        for t, s, along in zip(entries.row.tolist(), entries.col.tolist(), flow.tolist(), strict=True):
+            key = ids[t], ids[s]
+            flows[key] = flows.get(key, 0.0) + along
+        return [
+            {"source": s, "target": t, "weight": w, "share": flows[t, s]}
+            for s, t, w in table.itertuples(index=False, name=None)
+        ]
+
+    @cached_property
+    def _through(self) -> Float64[np.ndarray, " nodes"]:
+        """What flows through a node, for each unit of what its row adds up."""
+        through = self.influence + self.probability
+        return np.divide(through, self._sizes, out=np.zeros(len(through)), where=self._sizes > 0)
+
+    @cached_property
+    def _sizes(self) -> Float64[np.ndarray, " nodes"]:
+        """What raises and lowers a row, signs aside, but for the rest."""
+        return np.asarray(abs(self.graph.weights).sum(1)).ravel()
 
     # -- what made a node
 
-    def parts(self, members: Sequence[int], kept: Kept, ends: Mapping[int, Id]) -> tuple[list[dict[str, Any]], bool]:
-        """(the sources of a node, or the mean over the members of a group; whether they are shares of 1).
+    def parts(self, members: Sequence[int], kept: Kept, ids: Mapping[int, Id]) -> tuple[list[dict[str, Any]], bool]:
+        """(the sources of a node, or the mean over the members of a group; whether in per cent of the total).
 
-        Shares, but where what is added up is under a fiftieth of what raises and lowers: then units."""
+        Per cent, but where a total is a small part of what raises and lowers: then in units of it."""
         rows = [i for i in members if self.graph.expanded[i]]
-        shares = all(abs(self.graph.totals[i]) > 0.02 * self._size(i) for i in rows)
-        sums: dict[tuple[str, str], float] = {}
-        pale: set[tuple[str, str]] = set()
+        shares = all(abs(self.graph.totals[i]) > BALANCED * self._sizes[i] for i in rows)
+        parts: dict[Any, dict[str, Any]] = {}
         for i in rows:
             scale = (abs(self.graph.totals[i]) / 100 if shares else 1.0) * len(rows)
-            here = slice(*self.graph.weights.indptr[i : i + 2])
-            for s, weight, shown in zip(self.graph.weights.indices[here], self.graph.weights.data[here], kept.edges[here], strict=True):
-                inside = ends.get(int(s)) is not None and ends.get(int(s)) == ends.get(i)
-                key = ("plain", "within the group" if inside else PLAIN[self.kind[s]]) if inside or self.kind[s] in PLAIN else (str(s), self.called(int(s)))
-                sums[key] = sums.get(key, 0.0) + weight / scale
-                if not shown:
-                    pale.add(key)
-            if self.graph.rest[i]:
-                sums["plain", "left out before"] = sums.get(("plain", "left out before"), 0.0) + self.graph.rest[i] / scale
-        parts = [{"name": name, "value": value, "plain": i == "plain", "pale": i != "plain" and (i, name) in pale} for (i, name), value in sums.items()]
-        return parts, shares
+            for s, weight in self._row(i):
+                key, part = self._part(i, s, kept, ids)
+                old = parts.setdefault(key, part | {"value": 0.0, "pale": False})
+                old["value"] += weight / scale
+                old["pale"] |= part["pale"]
+        return [part for part in parts.values() if part["value"]], shares
 
-    def _size(self, i: int) -> float:
-        return float(np.abs(self.graph.weights.data[slice(*self.graph.weights.indptr[i : i + 2])]).sum() + abs(self.graph.rest[i]))
+    def _row(self, i: int) -> list[tuple[int, float]]:
+        """(source, contribution) of a row; -1 for its rest."""
+        span = slice(*self.graph.weights.indptr[i : i + 2])
+        sources, values = self.graph.weights.indices[span], self.graph.weights.data[span]
+        return [*zip(sources.tolist(), values.tolist(), strict=True), (-1, float(self.graph.rest[i]))]
+
+    def _part(self, i: int, s: int, kept: Kept, ids: Mapping[int, Id]) -> tuple[Any, dict[str, Any]]:
+        """(what is added up under one name, how it is shown)."""
+        if s < 0:
+            name = "left out before"
+        elif self.kind[s] in PLAIN:
+            name = PLAIN[self.kind[s]]
+        elif isinstance(ids.get(s), str) and ids.get(s) == ids.get(i):
+            name = "within the group"
+        else:
+            return s, {"name": self.called(s), "plain": False, "pale": (i, s) not in kept.edges}
+        return name, {"name": name, "plain": True, "pale": False}
 
     # -- what the kept part can do
 
     def alone(self, kept: Kept, logit: int) -> dict[str, float | None]:
         """Faithfulness of the kept part, what is left without it, and the median of random circuits; None where latents
         and errors change the logit by nothing."""
-        base = ~self.prunable
-        circuit = kept.nodes | base
-        drawn = self._random(kept)
-        there = np.column_stack([base, drawn | base[:, None]])
-        nothing, *chance = run(self.graph, there)[logit]
+        held = np.where(self.prunable, 0.0, np.nan)[:, None]
+        chance = np.where(self._random(kept), np.nan, held)
+        nothing, *others = run(self.graph, np.column_stack([held, chance]), rest=False)[logit]
         span = self.graph.totals[logit] - nothing
-        if abs(span) < 1e-9 * self._size(logit):
+        if abs(span) < 1e-9 * self._sizes[logit]:
             return {"faithfulness": None, "random": None, "left": None}
-        own = ~self.drawn[self.sources] | kept.edges
-        with_it = run(self.graph, circuit[:, None], edges=own)[logit, 0]
-        without = run(self.graph, (~circuit | base)[:, None], rest=True)[logit, 0]
-        shares = [float((value - nothing) / span) for value in (with_it, np.median(chance), without)]
+        own = np.where(self.prunable & ~kept.nodes, 0.0, np.nan)
+        with_it = run(self.shown(kept), own[:, None], rest=False)[logit, 0]
+        without = np.where(self.prunable & kept.nodes, 0.0, np.nan)
+        values = with_it, np.median(others), run(self.graph, without[:, None])[logit, 0]
+        shares = [float((value - nothing) / span) for value in values]
         return dict(zip(("faithfulness", "random", "left"), shares, strict=True))
 
     def _random(self, kept: Kept) -> Bool[np.ndarray, "nodes runs"]:
@@ -164,43 +261,17 @@ class Wiring:
         there = np.repeat((kept.nodes & (self.kind == "error"))[:, None], RANDOM, axis=1)
         for layer in np.unique(self.layer[latent]):
             here = np.flatnonzero(latent & (self.layer == layer))
-            there[here] = rng.random((len(here), RANDOM)).argsort(0) < kept.nodes[here].sum()
+            there[here] = rng.random((len(here), RANDOM)).argsort(0).argsort(0) < kept.nodes[here].sum()
         return there
-
-    def changed(self, changes: Mapping[int, float]) -> Float64[np.ndarray, " nodes"]:
-        """What the graph predicts of every row when latents are multiplied."""
-        factors = np.ones(len(self.graph))
-        factors[list(changes)] = list(changes.values())
-        return run(self.graph, np.ones((len(self.graph), 1), bool), factors=factors, rest=True)[:, 0]
 
     @cached_property
     def exact(self) -> float:
         """The largest error of a row's sum, as a share of what raises and lowers."""
-        off = np.abs(self.graph.weights.sum(1) + self.graph.rest - self.graph.totals)
-        return float((off / np.maximum([self._size(i) for i in range(len(off))], 1e-30)).max())
+        off = np.abs(np.asarray(self.graph.weights.sum(1)).ravel() + self.graph.rest - self.graph.totals)
+        return float((off / np.maximum(self._sizes + np.abs(self.graph.rest), 1e-30))[self.graph.expanded].max())
 
 
-def _largest(values: Float64[np.ndarray, " n"], share: float) -> Bool[np.ndarray, " n"]:
-    """The fewest of the values that sum to a share of all of them; none that is 0."""
-    order = np.argsort(-values, kind="stable")
-    before = np.concatenate([[0.0], np.cumsum(values[order])[:-1]])
-    chosen = np.zeros(len(values), bool)
-    chosen[order[before < share * values.sum() * (1 - 1e-12)]] = True
-    return chosen & (values > 0)
-
-
-def influence(graph: Graph) -> tuple[Float64[np.ndarray, " nodes"], Float64[np.ndarray, " edges"]]:
-    """Stand-in until graph.influence is there."""
-    weights = abs(graph.weights)
-    sums = np.asarray(weights.sum(1)).ravel()
-    rows = np.repeat(np.arange(len(graph)), np.diff(weights.indptr))
-    share = weights.data / np.where(sums > 0, sums, 1)[rows]
-    from scipy.sparse import csr_array
-    normal = csr_array((share, weights.indices, weights.indptr), weights.shape)
-    start = graph.nodes["probability"].to_numpy(float)
-    if not start.any():
-        start = (graph.nodes["kind"] == "logit").to_numpy(float)
-    total = start.copy()
-    for block in reversed(blocks(graph)):
-        total += normal[block].T @ total[block]
-    return total - start, share * total[rows]
+def _keys(graph: Graph) -> np.ndarray:
+    """One string for each node, which it keeps when others are dropped."""
+    columns = [graph.nodes[name].to_numpy().astype(str) for name in ("kind", "layer", "pos", "index")]
+    return np.array([" ".join(row) for row in zip(*columns, strict=True)])
