@@ -1,6 +1,7 @@
 """Features: the index of all latents against the bare model that stops at the same site, its streaming top-k, what is
 asked of an index, and rules."""
 
+import contextlib
 import tempfile
 from collections.abc import Callable, Iterator
 from itertools import count
@@ -21,11 +22,13 @@ from saekit.features.kept import Entries, Kept
 
 CODER = "tiny-python/resid.2/batch_topk"
 WINDOWS = (60, 120, 240)
+CONTEXT = 256  # tokens a window, BOS with them
 ROWS, D_SAE, L0, K, BATCH = 12_288, 8_192, 32, 32, 1_024
 
 
 def main() -> None:
     index()
+    memory()
     top_k()
     questions()
     large_table()
@@ -114,24 +117,53 @@ def large_table(latents: int = 16_384) -> None:
     report("features_search", f"Search in {latents:,} latents", told, "ms")
 
 
-def rules(windows: int = 240, latents: int = 30) -> None:
-    """Rules of some live latents: seconds for one, and F1 on documents that were not looked at."""
+def rules(windows: int = 240, latents: int = 60) -> None:
+    """Rules of some live latents, on documents that were not looked at: seconds, F1, and the detection score of the
+    rules judge beside those of the same rules, each given to another latent."""
     model, coder, corpus = parts(windows)
     with tempfile.TemporaryDirectory() as folder:
         found = sk.Features.collect(model, coder, corpus, path=folder, progress=False)
-        rows = []
-        for latent in np.random.default_rng(0).permutation(found.search().index)[:latents]:
+        said, rows = {}, {}
+        for latent in np.random.default_rng(0).permutation(found.search().index)[:latents].tolist():
             start = perf_counter()
             try:
-                rule = explain.rules(found[int(latent)])
+                rule = explain.rules(found[latent])
             except ValueError:  # it is on at too few of the sampled tokens
                 continue
-            rows.append((perf_counter() - start, rule.train.f1, rule.test.f1, rule.label[2].f1))
-    table = np.array(rows)
-    names = ["seconds", "F1 train", "F1 test", "F1 test of the best label"]
+            said[latent] = rule
+            rows[latent] = [perf_counter() - start, rule.train.f1, rule.test.f1, rule.label[2].f1]
+        for given in (said, explain.shuffled(said)):
+            for latent, score in detected(found, given).items():
+                rows[latent].append(score)
+    table = np.array([row for row in rows.values() if len(row) == 6])
+    names = ["seconds", "F1 train", "F1 test", "F1 test of the best label", "detection", "detection, rules shuffled"]
     told = [{"of a latent": name, "median": float(np.median(x)), "largest": float(x.max())}
             for name, x in zip(names, table.T, strict=True)]  # fmt: skip
     report("features_rules", f"Rules of {len(table)} latents of {CODER}, {found.n:,} tokens", told, "median")
+
+
+def detected(found: sk.Features, given: dict) -> dict[int, float]:
+    """The detection score of each latent's explanation; none where too few passages are left to ask about."""
+    judge, scores = explain.Rules(), {}
+    for latent, explanation in given.items():
+        with contextlib.suppress(ValueError):
+            scores[latent] = explain.detection(explanation, found[latent], judge)["score"]
+    return scores
+
+
+def memory(windows: tuple[int, ...] = (250, 1_000, 4_000)) -> None:
+    """Peak memory of one pass over ever more text, up to a million tokens, each in a process of its own."""
+    rows = [{"windows": n, "tokens": n * (CONTEXT - 1), "peak MB": peak_mb(collect_library, n)} for n in windows]
+    report("features_memory", f"Peak memory of an index of {CODER} over the standard library", rows, "peak MB")
+
+
+def collect_library(windows: int) -> None:
+    model = sk.load_model()
+    corpus = sk.load_corpus(model)[:windows]
+    if len(corpus) < windows:
+        raise ValueError(f"the library has {len(corpus)} windows; {windows} were asked for")
+    with tempfile.TemporaryDirectory() as folder:
+        sk.Features.collect(model, sk.load(CODER), corpus, path=folder, progress=False)
 
 
 def top_k() -> None:

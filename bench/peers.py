@@ -128,23 +128,29 @@ def row_of(pair: tuple[str, str], dead: float, seconds: dict, l0: dict) -> dict[
 
 OTHERS = ("matryoshka", "relu", "gated", "jumprelu")  # what `quality` leaves out
 WEIGHT = 2.0  # of the L1 penalty, on both sides
+SPARSER = {"relu": {"sparsity": 1.6 * WEIGHT}, "gated": {"sparsity": 1.4 * WEIGHT}, "jumprelu": {"k": 28}}  # ours again
 
 
 def fvu(threads: int = 2) -> None:
     """Held-out FVU after the same steps on the same batches, each at its tool's best rate of `peers_quality`.
 
-    The L1 weight is the same on both sides, JumpReLU has its tool's own penalty. L0 differs, so read both columns.
+    The L1 weight is the same on both sides, JumpReLU has its tool's own penalty. Theirs end with fewer latents on,
+    so ours run once more with a stronger penalty, to an L0 no higher: read both columns.
     """
     tokens = SMALL["steps"] * SMALL["batch"]
     with workers(tokens + 24_576, threads) as running:
         if not running:
             return
-        pairs = [(running["ours"], kind) for kind in OTHERS] + [(running["saelens"], kind) for kind in OTHERS]
-        found = [(who.module, kind, one_run(who, kind, tokens, best_rate(who.module), SEEDS[0])) for who, kind in pairs]
+        tries = [("ours", kind, {}) for kind in OTHERS] + [("ours", *sparser) for sparser in SPARSER.items()]
+        tries += [("saelens", kind, {}) for kind in OTHERS]
+        found = [
+            (who, kind, options, one_run(running[who], kind, tokens, best_rate(who), SEEDS[0], **options))
+            for who, kind, options in tries
+        ]
     rows = [
-        {"trainer": f"{NAMES.get(who, 'saekit')} {kind}", "FVU": run["fvu"], "L0": run["l0"], "dead share": run["dead"],
-         "FVU at L0 32": run["fvu_at_k"] if kind == "matryoshka" else ""}
-        for who, kind, run in found
+        {"trainer": f"{NAMES.get(who, 'saekit')} {kind}{', sparser' if options else ''}", "FVU": run["fvu"],
+         "L0": run["l0"], "dead share": run["dead"], "FVU at L0 32": run["fvu_at_k"] if kind == "matryoshka" else ""}
+        for who, kind, options, run in found
     ]  # fmt: skip
     title = f"Held-out FVU in eval mode after {tokens:,} tokens, d_sae {SMALL['d_sae']}, the other kinds"
     report("peers_fvu", title, rows, "FVU")
@@ -202,8 +208,9 @@ def compared(worker: Worker, kind: str, tokens: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def one_run(worker: Worker, kind: str, tokens: int, rate: float, seed: int) -> dict[str, float]:
-    worker.start("run", Setup(kind, D, k=K, lr=rate, seed=seed, fast=True, sparsity=WEIGHT, **SMALL))
+def one_run(worker: Worker, kind: str, tokens: int, rate: float, seed: int, **options: float) -> dict[str, float]:
+    settings = {"k": K, "sparsity": WEIGHT} | options
+    worker.start("run", Setup(kind, D, lr=rate, seed=seed, fast=True, **settings, **SMALL))
     worker.ask("steps", name="run", first=0, n=SMALL["steps"])
     return worker.ask(
         "score", name="run", calibration=(tokens, tokens + 8_192), held_out=(tokens + 8_192, tokens + 24_576)

@@ -228,7 +228,7 @@ def test_a_cell_opens_the_card_and_keys_move_it(two):
     two.act("move", "Enter")
     assert two.state["open"]
     with pytest.raises(ValueError, match="cell"):
-        two.pick(99, 0)
+        two.pick_cell(99, 0)
 
 
 def test_without_an_index_a_cell_is_only_looked_at(one):

@@ -5,6 +5,7 @@ import re
 import numpy as np
 import pytest
 import torch
+import traitlets
 
 import saekit as sk
 from saekit import presets, toy, widgets
@@ -103,6 +104,21 @@ def test_unknown_settings_are_refused_and_change_nothing(every):
         with pytest.raises(ValueError, match="no setting 'colour'"):
             widget.set_state(colour="red")
         assert widget.state == before
+
+
+def test_what_is_chosen_in_one_widget_is_shown_in_those_linked_to_it(browser, card, strip, model, coder):
+    microscope = widgets.PromptMicroscope(model, coder, strip.state["text"])
+    for other in (card, strip, microscope):
+        traitlets.link((browser, "latent"), (other, "latent"))
+    rows = [row["latent"] for row in microscope.compute()["rows"]]
+    browser.act("latent", str(rows[-1]))
+    assert card.state["latent"] == strip.state["latent"] == rows[-1] == browser.state["latent"]
+    assert microscope.compute()["cell"][0] == len(rows) - 1
+    microscope.pick_cell(0, 0)
+    assert card.state["latent"] == strip.state["latent"] == browser.state["latent"] == rows[0]
+    off = next(i for i in range(coder.d_sae) if i not in rows)
+    card.act("latent", str(off))  # the microscope has no row of it, and stays
+    assert browser.state["latent"] == off and microscope.compute()["cell"] == (0, 0)
 
 
 def test_an_exported_page_is_one_offline_document(every, tmp_path):
@@ -771,9 +787,9 @@ def test_the_random_control_is_as_long_and_never_on(model, coder, corpus):
     control = random_direction(coder, 3)
     assert float(control.W_dec.norm()) == pytest.approx(float(coder.W_dec[3].norm()), rel=1e-5)
     ids = prompts(corpus)
-    same = mean_log_probs(model, ids, control, 0, 0.0)
+    same, moved = mean_log_probs(model, ids, control, torch.cat([0 * control.W_dec, 3 * control.W_dec]))
     torch.testing.assert_close(same, mean_log_probs(model, ids))
-    assert not torch.allclose(mean_log_probs(model, ids, control, 0, 3.0), same)
+    assert not torch.allclose(moved, same)
 
 
 def test_a_monitor_says_when_a_run_is_worse_than_the_mean(acts):

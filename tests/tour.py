@@ -74,7 +74,8 @@ def execute(path: Path) -> Run:
         with contextlib.suppress(CellTimeoutError, DeadKernelError):
             client.execute_cell(report, len(notebook.cells) - 1)
         notebook.cells.pop()
-    found = json.loads(report.outputs[0].text) if report.outputs else {"peak_gb": None, "widgets": {}}
+    printed = "".join(output.text for output in report.outputs if output.get("name") == "stdout")  # it comes in pieces
+    found = json.loads(printed.splitlines()[-1]) if printed else {"peak_gb": None, "widgets": {}}
     return Run(notebook, found["widgets"], seconds, found["peak_gb"], error)
 
 

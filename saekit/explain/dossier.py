@@ -4,14 +4,16 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..features import Latent
+from ..features import Features, Latent
 from .lens import ends, layers_after, lens, written
-from .output import mean_log_probs, prompts, random_direction, token_change
+from .output import mean_log_probs, prompts, random_direction
 
 STRENGTH = 2.0  # of the maximum: how strongly a latent is added to measure its output
+TEXTS = 6  # windows that it is measured on
 TENTHS = (("Top tenth", 9, 10), ("6th to 9th", 5, 9), ("3rd to 5th", 2, 5), ("1st and 2nd", 0, 2))
 
 
@@ -74,12 +76,17 @@ def drawn(latent: Latent, way: str, n: int = 10) -> list[dict[str, Any]]:
     return [{"title": title, "low": min(values), "high": max(values), "share": share, "examples": chosen}]
 
 
+def unchanged(features: Features) -> Float[Tensor, " vocab"]:
+    """The model's mean log p on the texts that `effect` measures on, for several latents in a row."""
+    return mean_log_probs(features.model, prompts(features.corpus, windows=TEXTS))
+
+
 def effect(latent: Latent, before: Float[Tensor, " vocab"] | None = None) -> dict[str, Any] | None:
     """What a latent does to the output, by its row and by measurement; None where it writes to no residual stream.
 
     up, down, more, less: ten tokens each with logits, or changes in log p when twice the maximum is added, largest
     first. agree: how many of `up` are in `more`; agree_random: in those of a random direction of the same norm.
-    before: `mean_log_probs(model, prompts(corpus))`, where it is known already. A dead latent is not measured.
+    before: `unchanged(features)`, where it is known already. A dead latent is not measured.
     """
     features = latent.features
     model, coder, corpus = features.model, features.coder, features.corpus
@@ -87,10 +94,11 @@ def effect(latent: Latent, before: Float[Tensor, " vocab"] | None = None) -> dic
         row = ends(model, lens(model, written(model, coder, [latent.index]))[0], 10, "logit")
     except ValueError:
         return None
-    ids, strength = prompts(corpus), STRENGTH * latent.max
-    before = mean_log_probs(model, ids) if before is None else before
-    change = token_change(model, coder, latent.index, corpus, strength=strength, before=before)
-    control = mean_log_probs(model, ids, random_direction(coder, latent.index), 0, strength) - before
+    ids, strength = prompts(corpus, windows=TEXTS), STRENGTH * latent.max
+    before = unchanged(features) if before is None else before
+    rows = torch.cat([coder.W_dec[[latent.index]], random_direction(coder, latent.index).W_dec])
+    measured, control = mean_log_probs(model, ids, coder, strength * rows) - before
+    change = ends(model, measured, 10, "change")
     ten = set(row.id[:10])
     return {
         "up": _pairs(row[:10]), "down": _pairs(row[10:]), "more": _pairs(change[:10]), "less": _pairs(change[10:]),

@@ -10,10 +10,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..coder import SparseCoder
+from ..codes import Codes
 from ..corpus import Corpus
 from ..hooks import capture, splice
 from ..nonlinearity import ReLU
-from ..steer import add
 from .lens import checked, ends
 
 LOOKED_AT = 32  # windows in which the largest activation is looked for
@@ -45,7 +45,7 @@ def token_change(
     strength = times * _largest(model, coder, latent, corpus) if strength is None else strength
     ids = prompts(corpus, seed)
     before = mean_log_probs(model, ids) if before is None else before
-    return ends(model, mean_log_probs(model, ids, coder, latent, strength) - before, n, "change")
+    return ends(model, mean_log_probs(model, ids, coder, strength * coder.W_dec[[latent]])[0] - before, n, "change")
 
 
 def _largest(model: Any, coder: SparseCoder, latent: int, corpus: Corpus) -> float:
@@ -76,25 +76,38 @@ def prompts(corpus: Corpus, seed: int = 0, windows: int = 8, length: int = 32) -
 
 @torch.no_grad()
 def mean_log_probs(
-    model: Any, ids: Tensor, coder: SparseCoder | None = None, latent: int = 0, strength: float = 0.0
-) -> Float[Tensor, " vocab"]:
-    """The mean over all places of log p, as it is or with a latent added."""
-    if coder is None:
+    model: Any, ids: Int[Tensor, "batch pos"], coder: SparseCoder | None = None, added: Tensor | None = None
+) -> Float[Tensor, "*n vocab"]:
+    """The mean over all places of log p: as it is, or with each of `added` [n, d_out] added where the coder writes.
+
+    The n are measured in one forward pass. A latent added everywhere is `strength * W_dec[[latent]]`.
+    """
+    if coder is None or added is None:
         return model(ids).log_softmax(-1).mean((0, 1)).double()
-    with splice(model, coder, edit=add(latent, strength)):
-        return model(ids).log_softmax(-1).mean((0, 1)).double()
+    n, each = len(added), torch.arange(len(added)).repeat_interleave(ids.numel())
+    ones = torch.ones(len(each)).to(added)
+
+    def edit(codes: Codes) -> Codes:
+        return Codes.from_entries(torch.arange(len(each)), each, ones, codes.n_rows, n)
+
+    with splice(model, silent(coder, added), edit=edit):
+        return model(ids.repeat(n, 1)).log_softmax(-1).unflatten(0, (n, -1)).mean((1, 2)).double()
+
+
+def silent(coder: SparseCoder, rows: Float[Tensor, "n d_out"]) -> SparseCoder:
+    """A coder at the same site whose n latents are always off and have these decoder rows: for adding vectors."""
+    control = SparseCoder(coder.d_in, len(rows), ReLU(), d_out=coder.d_out)
+    with torch.no_grad():
+        control.W_dec.copy_(rows)
+        control.b_enc.fill_(-torch.inf)
+    control.site, control.model, control.tokenizer = coder.site, coder.model, coder.tokenizer
+    return control.eval().requires_grad_(False)
 
 
 def random_direction(coder: SparseCoder, latent: int, seed: int = 0) -> SparseCoder:
     """The control of an output score: a coder of one latent, always off, its row random and as long as latent's."""
-    control = SparseCoder(coder.d_in, 1, ReLU(), d_out=coder.d_out)
-    generator = torch.Generator().manual_seed(seed)
-    row = torch.randn(coder.d_out, generator=generator)
-    with torch.no_grad():
-        control.W_dec.copy_(row / row.norm() * coder.W_dec[latent].norm())
-        control.b_enc.fill_(-torch.inf)
-    control.site, control.model, control.tokenizer = coder.site, coder.model, coder.tokenizer
-    return control.eval().requires_grad_(False)
+    row = torch.randn(coder.d_out, generator=torch.Generator().manual_seed(seed))
+    return silent(coder, (row / row.norm() * coder.W_dec[latent].norm().to(row))[None])
 
 
 def random_rows(coder: SparseCoder, seed: int = 0) -> SparseCoder:

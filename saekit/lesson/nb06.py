@@ -406,7 +406,7 @@ def agreement(model: Any, coder: SparseCoder, corpus: Corpus, n: int = 12, seed:
         found[latent] = [
             spearmanr(
                 lens(model, c.W_dec[[latent]])[0],
-                mean_log_probs(model, ids, c, latent, 2 * float(largest[latent])) - before,
+                mean_log_probs(model, ids, c, 2 * largest[latent] * c.W_dec[[latent]])[0] - before,
             ).statistic
             for c in (coder, control)
         ]

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from ..explain import dossier
-from ..explain.output import mean_log_probs, prompts
 from ..features import Features
 from ..files import replacing
 from .card import feature_page, named
@@ -45,7 +44,7 @@ def gallery(features: Features, latents: Iterable[int] | None = None, title: str
         raise ValueError("no latents to show: name some that are alive")
     if dead := [i for i in chosen if features[i].dead]:
         raise ValueError(f"latent {dead[0]} is dead in this corpus: leave it away")
-    before = mean_log_probs(features.model, prompts(features.corpus))
+    before = dossier.unchanged(features)
     return gallery_page([card_data(features, i, before) for i in chosen], features.table.loc[chosen].to_dict("records"),
                         title or _finding(features, chosen))  # fmt: skip
 

@@ -140,7 +140,7 @@ class FeatureBrowser(View):
 
     def pick(self, latent: int) -> None:
         """Select a latent; an open card follows."""
-        self.card.show(latent)
+        self.card.pick(latent)
         self.set_state(latent=latent)
 
     def _nearest(self, log_density: float, f1: float) -> int:

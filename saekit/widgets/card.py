@@ -5,7 +5,6 @@ import random
 from typing import Any
 
 from ..explain import dossier, rules
-from ..explain.output import mean_log_probs, prompts
 from ..viz.card import MODES, TABS, feature_card, feature_page
 from ..viz.html import fixed
 from .reading import below_threshold, end_of, read
@@ -81,7 +80,7 @@ class FeatureCard(View):
         """Decoder row against measurement; None where the coder does not write to the residual stream."""
         if latent.index not in self._outputs:
             if self._before is None:
-                self._before = mean_log_probs(self.features.model, prompts(self.features.corpus))
+                self._before = dossier.unchanged(self.features)
             self._outputs[latent.index] = dossier.effect(latent, self._before)
         return self._outputs[latent.index]
 
@@ -127,14 +126,14 @@ class FeatureCard(View):
     def act(self, name: str, arg: Any) -> None:
         state, n = self._state, len(self.features)
         if name == "latent":
-            self.show(int(arg))
+            self.pick(int(arg))
         elif name == "step" or (name == "key" and arg in "[]"):
             step = int(arg) if name == "step" else 1 if arg == "]" else -1
-            self.show((state["latent"] + step) % n)
+            self.pick((state["latent"] + step) % n)
         elif name in ("random", "alive"):
             alive = self.features.table.index[self.features.table.density > 0]
             later = [i for i in alive if i > state["latent"]] or list(alive)
-            self.show(int(random.choice(alive) if name == "random" else later[0]))
+            self.pick(int(random.choice(alive) if name == "random" else later[0]))
         elif name == "tabkey":
             names = list(TABS)
             step = 1 if arg == "ArrowRight" else -1
@@ -173,7 +172,7 @@ class FeatureCard(View):
         lines = (line.strip().strip("#\"'").strip() for line in self._state["text"].splitlines())
         return " ".join(line for line in lines if line)[:200]
 
-    def show(self, latent: int) -> None:
+    def pick(self, latent: int) -> None:
         """Another latent, from its first examples."""
         self.set_state(latent=latent, slice=None, rule=False)
 

@@ -118,7 +118,7 @@ class LatentMap(View):
     def pick(self, latent: int) -> None:
         """Choose a latent; an open card follows."""
         if latent in self.table.index:
-            self.card.show(latent)
+            self.card.pick(latent)
         self.set_state(latent=latent)
 
     def _nearest(self, x: float, y: float) -> int:

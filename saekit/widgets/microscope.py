@@ -104,7 +104,7 @@ class PromptMicroscope(View):
         elif name == "at":
             data = self.compute()  # a click on the very edge is in the last cell
             row, column = min(int(arg[1]), len(data["rows"]) - 1), min(int(arg[0]), len(data["columns"]) - 1)
-            self.pick(row, column, open=self.features is not None)
+            self.pick_cell(row, column, open=self.features is not None)
         elif name == "move":
             self._move(str(arg))
         elif name in ("text", "contrast"):
@@ -116,7 +116,7 @@ class PromptMicroscope(View):
         elif name == "alone":
             self.set_state(contrast=None, show="a", cell=None)
         elif name == "open":
-            self.pick(*self.compute()["cell"], open=not state["open"])
+            self.pick_cell(*self.compute()["cell"], open=not state["open"])
         elif name == "top":
             self.set_state(top=int(arg), cell=None)
         else:
@@ -139,22 +139,30 @@ class PromptMicroscope(View):
             return
         (row, column), n = data["cell"], len(data["columns"])
         if key == "Enter":
-            self.pick(row, column, open=self.features is not None)
+            self.pick_cell(row, column, open=self.features is not None)
         elif key in ("Home", "End"):
-            self.pick(row, 0 if key == "Home" else n - 1)
+            self.pick_cell(row, 0 if key == "Home" else n - 1)
         else:
             down, right = KEYS[key]
-            self.pick(min(max(row + down, 0), len(data["rows"]) - 1), min(max(column + right, 0), n - 1))
+            self.pick_cell(min(max(row + down, 0), len(data["rows"]) - 1), min(max(column + right, 0), n - 1))
 
-    def pick(self, row: int, column: int, *, open: bool | None = None) -> None:
+    def pick_cell(self, row: int, column: int, *, open: bool | None = None) -> None:
         """Select a cell; an open card follows to its latent. Raises ValueError for one that is not there."""
         data = self.compute()
         if row not in range(len(data["rows"])) or column not in range(len(data["columns"])):
             raise ValueError(f"cell ({row}, {column}): there are {len(data['rows'])} rows of {len(data['columns'])}")
         open = self._state["open"] if open is None else open and self.card is not None
         if open and self.card.state["latent"] != data["rows"][row]["latent"]:
-            self.card.show(data["rows"][row]["latent"])
+            self.card.pick(data["rows"][row]["latent"])
         self.set_state(cell=(row, column), open=open)
+        self.latent = data["rows"][row]["latent"]
+
+    def pick(self, latent: int) -> None:
+        """Select the row of a latent, where it has one: a linked widget can show any."""
+        data = self.compute()
+        for row, shown in enumerate(data["rows"]):
+            if shown["latent"] == latent:
+                self.pick_cell(row, data["cell"][1])
 
     def _on_card(self, name: str, arg: Any) -> None:
         if name == "save":  # only what is shown in the page can hand it a file

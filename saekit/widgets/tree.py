@@ -55,7 +55,7 @@ class SplitTree(View):
         if side not in self._cards:
             self._cards[side] = FeatureCard(self.features[side], latent)
         if self._cards[side].state["latent"] != latent:
-            self._cards[side].show(latent)
+            self._cards[side].pick(latent)
         return self._cards[side]
 
     def render(self, data: dict[str, Any]) -> str:

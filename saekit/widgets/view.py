@@ -19,12 +19,16 @@ class View(anywidget.AnyWidget):
     `state` is plain data, all of it; `set_state` checks and redraws; `compute` turns it into the data that is shown;
     `to_html` is the same picture as one document that needs nothing else. Raises ValueError for unknown names and
     values that are out of range, and changes nothing then. In the page the same error is shown in the widget.
+
+    Widgets about one latent keep it in `latent`: `traitlets.link((browser, "latent"), (card, "latent"))`, and what is
+    chosen in one is shown in the other.
     """
 
     _esm = WEB.read_text("utf-8") + Path(__file__).with_name("view.js").read_text("utf-8")
     _css = CSS
     html = traitlets.Unicode("").tag(sync=True)
     served = traitlets.Int(0).tag(sync=True)  # messages answered, so that the page knows when it is up to date
+    latent = traitlets.Int(None, allow_none=True)
 
     def __init__(self, **state: Any) -> None:
         super().__init__()
@@ -32,6 +36,7 @@ class View(anywidget.AnyWidget):
         self._busy = threading.RLock()  # Lab delivers messages in a thread of their own
         self.on_msg(self._hear)
         self.draw()
+        self._tell()
 
     @property
     def state(self) -> dict[str, Any]:
@@ -51,6 +56,21 @@ class View(anywidget.AnyWidget):
                 self._state = before
                 raise
             self._paint(html)
+        self._tell()
+
+    def _tell(self) -> None:
+        """Tell linked widgets which latent this one shows."""
+        if self._state.get("latent") is not None:
+            self.latent = int(self._state["latent"])
+
+    @traitlets.observe("latent")
+    def _chosen(self, change: Any) -> None:
+        if change.new != self._state.get("latent"):
+            self.pick(change.new)
+
+    def pick(self, latent: int) -> None:
+        """Show another latent."""
+        self.set_state(latent=latent)
 
     def check(self) -> None:
         """Raise ValueError where the state is out of range."""

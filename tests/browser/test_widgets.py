@@ -826,9 +826,10 @@ LEGIBLE = """() => {
         canvas.fillRect(0, 0, 1, 1);
         return [...canvas.getImageData(0, 0, 1, 1).data];
     };
+    const over = ([r, g, b, a], behind) => [r, g, b].map((c, i) => Math.round((c * a + behind[i] * (255 - a)) / 255));
     const ground = node => {
         const colour = rgb(getComputedStyle(node).backgroundColor);
-        return colour[3] > 200 || !node.parentElement ? colour.slice(0, 3) : ground(node.parentElement);
+        return over(colour, colour[3] < 255 && node.parentElement ? ground(node.parentElement) : [255, 255, 255]);
     };
     const light = colour => {
         const [r, g, b] = colour.map(c => c / 255).map(c => c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4);
@@ -848,8 +849,8 @@ LEGIBLE = """() => {
         const style = getComputedStyle(node), drawn = node.ownerSVGElement;
         const middle = [box.left + box.width / 2, box.top + box.height / 2];
         const cell = node.closest('.pm-t')?.querySelector('path') ?? under(drawn, node, ...middle); // of a heatmap
-        const ink = rgb(drawn ? style.fill : style.color).slice(0, 3);
-        const behind = cell ? rgb(getComputedStyle(cell).fill).slice(0, 3) : ground(drawn ?? node);
+        const below = ground(drawn ?? node), behind = cell ? over(rgb(getComputedStyle(cell).fill), below) : below;
+        const ink = over(rgb(drawn ? style.fill : style.color), behind);
         const scale = drawn ? drawn.getBoundingClientRect().width / drawn.viewBox.baseVal.width : 1;
         const size = scale * parseFloat(style.fontSize);
         const what = node.nodeName + '.' + node.getAttribute('class') + ' ' + words[0].nodeValue.trim().slice(0, 30);

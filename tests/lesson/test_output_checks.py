@@ -58,9 +58,9 @@ def test_top_and_bottom_are_those_of_the_package(setting):
 def test_token_change_is_the_packages(setting, corpus):
     texts = prompts(corpus, windows=3, length=12)
     change = nb06.token_change(*setting, texts, 17, 30.0)
-    before = mean_log_probs(setting.model, texts)
+    before, added = mean_log_probs(setting.model, texts), 30.0 * setting.coder.W_dec[[17]]
     np.testing.assert_allclose(
-        change, mean_log_probs(setting.model, texts, setting.coder, 17, 30.0) - before, atol=1e-4
+        change, mean_log_probs(setting.model, texts, setting.coder, added)[0] - before, atol=1e-4
     )
 
 
