@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from .html import MINUS, THIN, count, esc, fixed, percent, piece
-from .marks import shape
+from .marks import INDENT, shape
 from .notes import button, empty
 from .waterfall import named_parts, waterfall
 from .web import SHAPES, alone, factor, web
@@ -38,7 +38,7 @@ def finding(data: Mapping[str, Any]) -> str:
 def _head(data: Mapping[str, Any]) -> str:
     undo = button("Undo", "undo", disabled=not data["undo"])
     saves = "".join(button(name, "save", name, label=f"Save as {name}") for name in data["formats"])
-    prompt = "".join(piece(token) for token in data["prompt"])
+    prompt = "".join(piece(INDENT.sub(r"\1  ", token)) for token in data["prompt"])
     return (
         f'<div class="sk-head"><div><h3 class="sk-title">{esc(finding(data))}</h3><p class="sk-sub">What made it, after '
         f'<span class="sk-mono sk-tok">{prompt}</span></p></div><span class="sk-group">{undo}{saves}</span></div>'
@@ -148,7 +148,11 @@ def _made_of(pin: Mapping[str, Any]) -> str:
         return f'<p class="sk-cap">{esc(pin["why"])}</p>'
     unit, digits = (f"% of {pin['of']}", 1) if pin["shares"] else (f"units of {pin['of']}", 2)
     drawn = waterfall(named_parts(pin["parts"]), unit="%" if pin["shares"] else "", digits=digits)
-    pale = '<p class="sk-cap">pale: not in the picture</p>' if any(p.get("pale") for p in named_parts(pin["parts"])) else ""
+    pale = (
+        '<p class="sk-cap">pale: not in the picture</p>'
+        if any(p.get("pale") for p in named_parts(pin["parts"]))
+        else ""
+    )
     return f'<div><h4 class="sk-h">Its input, in {esc(unit)}</h4>{drawn}{pale}</div>'
 
 
@@ -188,7 +192,19 @@ def _alone(data: Mapping[str, Any]) -> str:
     share, random = data["faithfulness"], data["random"]
     return (
         f'<div><span class="sk-cap">Faithfulness, linear</span>{_meter(share, random, "Faithfulness")}'
-        f'<span class="sk-cap">┊ random, same size: {_share(random)}</span></div>'
+        f'<span class="sk-cap">┊ random, same size: {_share(random)}{_run(data["measured"])}</span></div>'
+    )
+
+
+def _run(measured: Mapping[str, Any]) -> str:
+    """Faithfulness when the model runs with these latents alone; or a button for it."""
+    if measured["circuit"] is not None:
+        both = _share(measured["circuit"]), _share(measured["random"])
+        return f"<br>run by the model, errors kept: <b>{both[0]}</b>, random {both[1]}"
+    return (
+        f'<br><span class="live">{button("Run the model", "measure", kind="is-quiet")}</span>'
+        if measured["able"]
+        else ""
     )
 
 
@@ -211,9 +227,7 @@ def _meter(share: float | None, tick: float | None, name: str) -> str:
     alt = f"{name} {_share(share)}" + (f", random circuit {_share(tick)}" if tick is not None else "")
     mark = "" if tick is None else f'<b class="alt" style="left:{100 * min(max(tick, 0), 1):.1f}%"></b>'
     bar = f'<i style="width:{100 * min(max(share or 0, 0), 1):.1f}%"></i>{mark}'
-    return (
-        f'<div class="cv-big">{_share(share)}</div><span class="sk-barcell" role="img" aria-label="{esc(alt)}">{bar}</span><br>'
-    )
+    return f'<div class="cv-big">{_share(share)}</div><span class="sk-barcell" role="img" aria-label="{esc(alt)}">{bar}</span><br>'
 
 
 def _logits(data: Mapping[str, Any]) -> str:
@@ -226,8 +240,12 @@ def _logits(data: Mapping[str, Any]) -> str:
 
 
 def _logit(row: Mapping[str, Any], changed: bool) -> str:
-    show = (lambda v: percent(v, 0 if v >= 0.01 or v < 5e-5 else None)) if row["probability"] else (lambda v: fixed(v, 2))
-    bars = f'<i style="width:{100 * row["bars"][0]:.1f}%"></i>' + (f'<b style="width:{100 * row["bars"][1]:.1f}%"></b>' if changed else "")
+    show = (
+        (lambda v: percent(v, 0 if v >= 0.01 or v < 5e-5 else None)) if row["probability"] else (lambda v: fixed(v, 2))
+    )
+    bars = f'<i style="width:{100 * row["bars"][0]:.1f}%"></i>' + (
+        f'<b style="width:{100 * row["bars"][1]:.1f}%"></b>' if changed else ""
+    )
     after = f" → <b>{show(row['after'])}</b>" if changed else ""
     return (
         f'<span class="sk-mono" title="{esc(row["name"])}">{esc(row["name"])}</span><span class="cv-two">{bars}</span>'

@@ -2,15 +2,19 @@
 
 import itertools
 import math
+import os
 from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 
 from ..circuits import Graph
+from ..circuits.influence import subgraph
 from ..viz.card import feature_card
 from ..viz.circuit import circuit, finding, picture
-from ..viz.html import fixed, named, page, percent
+from ..viz.html import fixed, page, percent
 from ..viz.web import SCRIPT, factor, short
 from .card import FeatureCard
 from .view import View
@@ -60,7 +64,9 @@ class CircuitView(View):
         """The largest share with which the first picture can be read."""
         nothing, wiring = np.zeros(len(self.graph), bool), self._wiring
         shares = (0.8, 0.7, 0.6, 0.5, 0.4)
-        return next((s for s in shares if (wiring.kept(s, EDGE, nothing).nodes & wiring.prunable).sum() <= LEGIBLE), 0.4)
+        return next(
+            (s for s in shares if (wiring.kept(s, EDGE, nothing).nodes & wiring.prunable).sum() <= LEGIBLE), 0.4
+        )
 
     def check(self) -> None:
         state, latent = self._state, self._wiring.kind == "latent"
@@ -114,7 +120,7 @@ class CircuitView(View):
             "kept": int((kept.nodes & wiring.prunable).sum()), "all": self._all[0], "path": wiring.leads_through(kept),
             "drawn": (kept.weights.nnz, self._all[1]), "target": self._target(logit), "prompt": self._prompt(),
             "undo": bool(self._past), "suggested": bool(state["groups"]) and state["groups"] == self._suggested,
-            "formats": ("HTML", "SVG"), "pinned": self._pinned(at, kept, ids), "about": self._about(), "bound": self.graph.bound,
+            "formats": ("HTML", "SVG", "JSON"), "measured": self._measured(kept), "pinned": self._pinned(at, kept, ids), "about": self._about(), "bound": self.graph.bound,
             **wiring.alone(kept, logit), **self._answers(),
             "changed": self._changed(), "card": self._shown_card(at),
         }  # fmt: skip
@@ -176,7 +182,13 @@ class CircuitView(View):
         group = isinstance(at, str)
         first, kind = members[0], "group" if group else wiring.kind[members[0]]
         factors = {self._state["changes"].get(i) for i in members}
-        name = self._state["groups"][int(at[1:])]["name"] if group else wiring.called(first) if kind != "error" else "error"
+        name = (
+            self._state["groups"][int(at[1:])]["name"]
+            if group
+            else wiring.called(first)
+            if kind != "error"
+            else "error"
+        )
         where, facts = self._facts(kind, members)
         return {
             "id": at, "kind": kind, "name": name, "where": where, "facts": facts, "parts": parts, "shares": shares,
@@ -203,8 +215,8 @@ class CircuitView(View):
 
     def _target(self, logit: int) -> str:
         wiring = self._wiring
-        name = f"“{named(wiring.names[logit])}”" if wiring.index[logit] >= 0 else wiring.names[logit]
-        return f"the logit of {name}" if wiring.index[logit] >= 0 else name
+        name = short(wiring.names[logit], 24)
+        return f"the logit of “{name}”" if wiring.index[logit] >= 0 else name
 
     def _prompt(self) -> list[str]:
         """The last tokens of the prompt, as many as fit on a line or two."""
@@ -218,6 +230,30 @@ class CircuitView(View):
     def _about(self) -> str:
         exact = self._wiring.exact
         return f"rows exact to {_power(exact)}" if exact else "rows exact"
+
+    def measure(self) -> dict[str, Any]:
+        """Run the model with nothing but the latents in the picture: `graph.faithfulness` of what is shown.
+
+        Raises ValueError without a model, or for a graph without coders."""
+        if self.model is None or self.graph.coders is None:
+            raise ValueError("nothing to run: give the model, and a graph that has its coders")
+        kept = self._kept()
+        shown = subgraph(self.graph, kept.nodes | ~self._wiring.drawn)
+        self._found = kept.nodes.tobytes(), shown.faithfulness(self.model)
+        self.draw()
+        return self._found[1]
+
+    _found: tuple[bytes, dict[str, Any]] = b"", {}
+
+    def _measured(self, kept: Kept) -> dict[str, Any]:
+        """Faithfulness as the model was last run, while the picture is the same."""
+        able = self.model is not None and self.graph.coders is not None
+        found = self._found[1] if self._found[0] == kept.nodes.tobytes() else None
+        return {
+            "able": able,
+            "circuit": found and found["kept"]["circuit"],
+            "random": found and found["kept"]["median"],
+        }
 
     def _answers(self) -> dict[str, Any]:
         """What the changes do; kept until they are others."""
@@ -249,7 +285,7 @@ class CircuitView(View):
         if self._card is None or self._card.features is not index:
             self._card = FeatureCard(index, latent)
         if self._card.state["latent"] != latent:
-            self._card.show(latent)
+            self._card.pick(latent)
         return self._card.compute()
 
     # -- the page
@@ -269,6 +305,16 @@ class CircuitView(View):
     def to_svg(self) -> str:
         """The picture alone, as an SVG file with its own colours, on white."""
         return picture(self.compute())
+
+    def to_neuronpedia(self, path: str | os.PathLike) -> Path:
+        """Write what is in the picture, with its groups and the pinned node, as `Graph.to_neuronpedia` does."""
+        kept, wiring = self._kept(), self._wiring
+        inside = kept.nodes | ~wiring.drawn
+        number = {int(old): new for new, old in enumerate(np.flatnonzero(inside))}
+        groups = [(g["name"], [number[i] for i in g["nodes"] if i in number]) for g in self._state["groups"]]
+        pinned = [number[i] for i in self._members(self._state["pin"]) if i in number]
+        graph = subgraph(self.graph, inside, wiring.shown(kept).weights)
+        return graph.to_neuronpedia(path, pinned=pinned, supernodes=[group for group in groups if group[1]])
 
     def title(self) -> str:
         return finding(self.compute())
@@ -295,7 +341,7 @@ class CircuitView(View):
 
     def act(self, name: str, arg: Any) -> None:
         state = self._state
-        if name in ("pin", "pick"):
+        if name in ("pin", "select"):
             getattr(self, name)(_id(arg))
         elif name == "key":
             self._key(*(arg if isinstance(arg, list) else (arg, state["pin"])))
@@ -311,6 +357,8 @@ class CircuitView(View):
             self.set_state(changes={})
         elif name == "remove":
             self.remove(_id(arg))
+        elif name == "measure":
+            self.measure()
         elif name == "suggest":
             self.suggest()
         elif name == "rename":
@@ -341,7 +389,7 @@ class CircuitView(View):
         """Show what made a node or a group."""
         self.set_state(pin=i)
 
-    def pick(self, i: Id) -> None:
+    def select(self, i: Id) -> None:
         """Select a node or a group for `group`; a second time, let it go."""
         picked = self._state["picked"]
         self.set_state(picked=tuple(p for p in picked if p != i) if i in picked else (*picked, i))
@@ -351,10 +399,12 @@ class CircuitView(View):
         state, wiring = self._state, self._wiring
         members = [n for i in state["picked"] for n in self._members(i) if wiring.kind[n] == "latent"]
         if len(members) < 2:
-            raise ValueError(f"{len(members)} latents are selected: select two or more, with Shift and a click or Enter")
+            raise ValueError(
+                f"{len(members)} latents are selected: select two or more, with Shift and a click or Enter"
+            )
         others = tuple(g for g in state["groups"] if not {*g["nodes"]} & {*members})
-        named = {"name": name or f"group {len(others) + 1}", "nodes": tuple(sorted({*members}))}
-        self.set_state(groups=(*others, named), picked=(), pin=f"g{len(others)}")
+        made = {"name": name or f"group {len(others) + 1}", "nodes": tuple(sorted({*members}))}
+        self.set_state(groups=(*others, made), picked=(), pin=f"g{len(others)}")
 
     def ungroup(self, i: Id) -> None:
         """Take a group apart; all of them where `i` is none."""
@@ -384,7 +434,11 @@ class CircuitView(View):
         wiring, state = self._wiring, self._state
         members = [n for n in self._members(i) if wiring.prunable[n]]
         if members:
-            groups = tuple(g for g in state["groups"] if not {*g["nodes"]} & {*members}) if isinstance(i, str) else state["groups"]
+            groups = (
+                tuple(g for g in state["groups"] if not {*g["nodes"]} & {*members})
+                if isinstance(i, str)
+                else state["groups"]
+            )
             self.set_state(gone=(*state["gone"], *members), groups=groups, pin=self._likeliest, picked=())
 
     def _change(self, by: float) -> None:
@@ -404,8 +458,12 @@ class CircuitView(View):
 
     def file(self, kind: str = "HTML") -> dict[str, str]:
         """What the page saves: a name and the document."""
-        made = {"HTML": self.to_html, "SVG": self.to_svg}
+        made = {"HTML": self.to_html, "SVG": self.to_svg, "JSON": self._json}
         return {"download": f"circuit.{kind.lower()}", "text": made[kind]()}
+
+    def _json(self) -> str:
+        with TemporaryDirectory() as folder:
+            return self.to_neuronpedia(Path(folder) / "circuit.json").read_text("utf-8")
 
 
 WHY = {
