@@ -9,6 +9,7 @@ from .notes import button, empty
 from .waterfall import named_parts, waterfall
 from .web import SHAPES, alone, factor, web
 
+FORMATS = ("HTML", "SVG", "JSON")
 FACTORS = (0.0, -1.0, 2.0)
 NODES, EDGES = (30, 100), (50, 100)  # the sliders, in per cent
 PRESSED = 'aria-pressed="{}"'
@@ -37,7 +38,7 @@ def finding(data: Mapping[str, Any]) -> str:
 
 def _head(data: Mapping[str, Any]) -> str:
     undo = button("Undo", "undo", disabled=not data["undo"])
-    saves = "".join(button(name, "save", name, label=f"Save as {name}") for name in data["formats"])
+    saves = "".join(button(name, "save", name, label=f"Save as {name}") for name in FORMATS)
     prompt = "".join(piece(INDENT.sub(r"\1  ", token)) for token in data["prompt"])
     return (
         f'<div class="sk-head"><div><h3 class="sk-title">{esc(finding(data))}</h3><p class="sk-sub">What made it, after '
@@ -126,18 +127,18 @@ def _side(data: Mapping[str, Any]) -> str:
     pin = data["pinned"]
     if pin is None:
         return f'<p class="sk-cap">{_picked(data)}Pin a node to see what made it.</p>'
-    return f"{_about(pin)}{_made_of(pin)}{_change(pin)}{_actions(pin, data)}"
+    return f"{_about(pin, data['id'])}{_made_of(pin)}{_change(pin)}{_actions(pin, data)}"
 
 
 def _picked(data: Mapping[str, Any]) -> str:
     return f"{count(data['picked'])} selected. " if data["picked"] else ""
 
 
-def _about(pin: Mapping[str, Any]) -> str:
+def _about(pin: Mapping[str, Any], i: int) -> str:
     title = f'<h4 class="cv-name">{esc(pin["name"])}</h4>'
     if pin["kind"] == "group":
         title = (
-            f'<h4 class="cv-name fc-kept">{esc(pin["name"])}</h4><div class="sk-field live"><label for="{esc(pin["field"])}">Name of the group</label><input id="{esc(pin["field"])}" type="text" '
+            f'<h4 class="cv-name fc-kept">{esc(pin["name"])}</h4><div class="sk-field live"><label for="cv-name-{i}">Name of the group</label><input id="cv-name-{i}" type="text" '
             f'maxlength="40" value="{esc(pin["name"])}" data-act="rename"></div>'
         )
     return f'<div><span class="sk-cap">{esc(pin["where"])}</span>{title}<span class="sk-cap">{esc(pin["facts"])}</span></div>'
@@ -258,4 +259,13 @@ def _foot(data: Mapping[str, Any]) -> str:
             ("g", "group"), ("u", "ungroup"), ("Del", "remove"), ("z", "undo"))  # fmt: skip
     walk = "".join(f'<span class="cv-walk"><kbd>{key}</kbd> {word}</span>' for key, word in keys[:2])
     rest = "".join(f'<span class="live"><kbd>{key}</kbd> {word}</span>' for key, word in keys[2:])
-    return f'<div class="sk-foot">{walk}{rest}<span class="sk-push">{esc(data["about"])}</span></div>'
+    return f'<div class="sk-foot">{walk}{rest}<span class="sk-push">{_exact(data["exact"])}</span></div>'
+
+
+def _exact(off: float) -> str:
+    """How far rows are from adding up: 3·10⁻⁷."""
+    if not off:
+        return "rows exact"
+    mantissa, power = f"{off:.0e}".split("e")
+    digits = str(int(power)).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+    return f"rows exact to {mantissa}·10{digits}"

@@ -14,8 +14,9 @@ from ..circuits import Graph
 from ..circuits.influence import subgraph
 from ..viz.card import feature_card
 from ..viz.circuit import circuit, finding, picture
-from ..viz.html import fixed, page, percent
-from ..viz.web import SCRIPT, factor, short
+from ..viz.html import page
+from ..viz.web import SCRIPT, factor
+from . import drawn
 from .card import FeatureCard
 from .view import View
 from .whatif import answers
@@ -38,8 +39,8 @@ class CircuitView(View):
     Below: how much of the pinned logit (the likeliest unless one is pinned) the kept part gives alone, in the linear
     graph. Faithfulness is `(F(C) - F(0)) / (F - F(0))`, F with everything, C with the latents, errors and edges in the
     picture, 0 with no latent and no error; beside it the median of 20 circuits with as many latents in each layer, the
-    same errors, and all edges among them. "Left" is the same for all that is not in C. What had been pruned away before,
-    the graph's `rest`, counts as not in C.
+    same errors, and all edges among them. "Left" is the same for all that is not in C. What had been pruned away
+    before, the graph's `rest`, counts as not in C.
 
     State: node, edge (shares of the influence that are kept, as in `graph.prune`), errors (whether their nodes are
     shown), pin, picked, gone (removed), groups ({name, nodes}), changes ({latent: factor}), open (the card). Nodes are
@@ -51,6 +52,8 @@ class CircuitView(View):
         self._past: list[tuple[frozenset[str], dict[str, Any]]] = []
         self._card: FeatureCard | None = None
         self._answered: tuple[dict[int, float], dict[str, Any]] | None = None
+        self._found: tuple[bytes, dict[str, Any]] = b"", {}
+        self._suggested: tuple[dict[str, Any], ...] = ()
         self._all = _size(graph)
         self._wiring = Wiring(self.graph, features)
         self._likeliest = int(np.where(self._wiring.kind == "logit", self._wiring.probability, -1.0).argmax())
@@ -100,32 +103,29 @@ class CircuitView(View):
 
     def compute(self) -> dict[str, Any]:
         state, wiring, kept = self._state, self._wiring, self._kept()
-        shown = np.flatnonzero(kept.nodes).tolist()
-        ids: dict[int, Id] = {i: i for i in shown}
-        for g, group in enumerate(state["groups"]):
-            ids |= {i: f"g{g}" for i in group["nodes"] if i in ids}
-        rows, levels = self._levels()
+        ids = drawn.grouped(state["groups"], kept)
         edges = wiring.edges(kept, ids)
         at = ids.get(state["pin"], state["pin"] if state["pin"] in ids.values() else self._likeliest)
-        joined = {end for edge in edges for end in (edge["source"], edge["target"])}
-        nodes = [
-            node | {"pressed": node["id"] == at, "picked": node["id"] in state["picked"],
-                    "idle": node["kind"] == "token" and node["id"] not in joined}
-            for node in self._nodes(ids, levels)
-        ]  # fmt: skip
         logit = at if isinstance(at, int) and wiring.kind[at] == "logit" else self._likeliest
         return {
-            **state, "id": self._number, "at": at, "nodes": nodes, "edges": edges, "rows": rows,
-            "columns": [""] if wiring.summed else list(self.graph.tokens), "picked": len(state["picked"]),
-            "kept": int((kept.nodes & wiring.prunable).sum()), "all": self._all[0], "path": wiring.leads_through(kept),
-            "drawn": (kept.weights.nnz, self._all[1]), "target": self._target(logit), "prompt": self._prompt(),
+            **state, "id": self._number, "at": at, "nodes": self._nodes(ids, edges, at), "edges": edges,
+            "rows": drawn.levels(wiring)[0], "columns": [""] if wiring.summed else list(self.graph.tokens),
+            "picked": len(state["picked"]), "kept": int((kept.nodes & wiring.prunable).sum()), "all": self._all[0],
+            "drawn": (kept.weights.nnz, self._all[1]), "path": wiring.leads_through(kept), "bound": self.graph.bound,
+            "target": drawn.target(wiring, logit), "prompt": drawn.prompt(wiring), "exact": wiring.exact,
             "undo": bool(self._past), "suggested": bool(state["groups"]) and state["groups"] == self._suggested,
-            "formats": ("HTML", "SVG", "JSON"), "measured": self._measured(kept), "pinned": self._pinned(at, kept, ids), "about": self._about(), "bound": self.graph.bound,
+            "pinned": drawn.pinned(wiring, state["groups"], state["changes"], at, kept, ids),
+            "measured": self._measured(kept), "changed": self._changed(), "card": self._shown_card(at),
             **wiring.alone(kept, logit), **self._answers(),
-            "changed": self._changed(), "card": self._shown_card(at),
         }  # fmt: skip
 
-    _suggested: tuple[dict[str, Any], ...] = ()
+    def _nodes(self, ids: dict[int, Id], edges: list[dict[str, Any]], at: Id) -> list[dict[str, Any]]:
+        state, joined = self._state, {end for edge in edges for end in (edge["source"], edge["target"])}
+        return [
+            node | {"pressed": node["id"] == at, "picked": node["id"] in state["picked"],
+                    "idle": node["kind"] == "token" and node["id"] not in joined}
+            for node in drawn.nodes(self._wiring, state["groups"], state["changes"], ids)
+        ]  # fmt: skip
 
     def _kept(self) -> Kept:
         state, wiring = self._state, self._wiring
@@ -133,103 +133,7 @@ class CircuitView(View):
         out[list(state["gone"])] = True
         return wiring.kept(state["node"], state["edge"], out | (wiring.kind == "error") & (not state["errors"]))
 
-    def _levels(self) -> tuple[list[str], dict[int, int]]:
-        """(the names of the rows, from below; the row of each layer, -1 for tokens)."""
-        wiring = self._wiring
-        layers = np.unique(wiring.layer[wiring.prunable]).tolist()
-        names = [wiring.site(int(np.flatnonzero(wiring.prunable & (wiring.layer == at))[0])) for at in layers]
-        tokens = bool((wiring.kind == "token").any())
-        keys = [-1] * tokens + layers
-        return [*["Tokens"] * tokens, *map(_capital, names), "Logits"], {key: row for row, key in enumerate(keys)}
-
-    def _nodes(self, ids: dict[int, Id], levels: dict[int, int]) -> list[dict[str, Any]]:
-        wiring, changes = self._wiring, self._state["changes"]
-        found, groups = [], {}
-        for i, top in ids.items():
-            kind = wiring.kind[i]
-            node = {
-                "id": i, "kind": kind, "level": len(levels) if kind == "logit" else levels[-1 if kind == "token" else int(wiring.layer[i])],
-                "column": 0 if wiring.summed else int(wiring.pos[i]), "size": min(float(wiring.influence[i]), 1.0),
-                "text": self._text(i), "said": wiring.said(i), "factor": changes.get(i),
-            }  # fmt: skip
-            groups.setdefault(top, []).append(node) if top != i else found.append(node)
-        return found + [self._pill(i, members) for i, members in groups.items()]
-
-    def _pill(self, i: str, members: list[dict[str, Any]]) -> dict[str, Any]:
-        """A group as a node: in the middle of its layers, where most of its members are."""
-        group = self._state["groups"][int(i[1:])]
-        columns = [node["column"] for node in members]
-        factors = {self._state["changes"].get(n) for n in group["nodes"]}
-        return {
-            "id": i, "kind": "group", "level": round(sum(node["level"] for node in members) / len(members)),
-            "column": max({*columns}, key=lambda c: (columns.count(c), c)), "size": sum(n["size"] for n in members),
-            "text": short(group["name"], 22), "count": len(members), "factor": factors.pop() if len(factors) == 1 else None,
-            "said": f"group {group['name']}, {len(members)} latents",
-        }  # fmt: skip
-
-    def _text(self, i: int) -> str:
-        wiring = self._wiring
-        if wiring.kind[i] == "latent":
-            return str(wiring.index[i])
-        if wiring.kind[i] != "logit":
-            return short(wiring.names[i]) if wiring.kind[i] == "token" else ""
-        name = short(wiring.names[i], 8)
-        return f"{name} {percent(wiring.probability[i], 0)}" if wiring.probability[i] else name
-
-    def _pinned(self, at: Id, kept: Kept, ids: dict[int, Id]) -> dict[str, Any]:
-        wiring, members = self._wiring, self._members(at)
-        parts, shares = wiring.parts(members, kept, ids)
-        group = isinstance(at, str)
-        first, kind = members[0], "group" if group else wiring.kind[members[0]]
-        factors = {self._state["changes"].get(i) for i in members}
-        name = (
-            self._state["groups"][int(at[1:])]["name"]
-            if group
-            else wiring.called(first)
-            if kind != "error"
-            else "error"
-        )
-        where, facts = self._facts(kind, members)
-        return {
-            "id": at, "kind": kind, "name": name, "where": where, "facts": facts, "parts": parts, "shares": shares,
-            "of": "the logit" if kind == "logit" else "the pre-activation", "why": WHY.get(kind, "It was not expanded: its row is not in the graph."),
-            "changes": kind in ("latent", "group"), "factor": factors.pop() if len(factors) == 1 else None, "removes": kind in ("latent", "error"),
-            "card": int(wiring.index[first]) if kind == "latent" and wiring.indexed(first) is not None else None,
-            "field": f"cv-name-{self._number}",
-        }  # fmt: skip
-
-    def _facts(self, kind: str, members: Sequence[int]) -> tuple[str, str]:
-        """Where a node is, and its numbers."""
-        wiring, i = self._wiring, members[0]
-        share = f"{percent(sum(map(wiring.share, members)))} of the influence"
-        if kind == "group":
-            return f"{len(members)} latents as one node", share
-        if kind == "logit":
-            chance = f" · probability {percent(wiring.probability[i])}" if wiring.probability[i] else ""
-            return "Output", f"{fixed(self.graph.totals[i])}{chance}"
-        if kind == "token":
-            return "Input", f"token {wiring.pos[i] + 1} of {len(self.graph.tokens)}"
-        place = wiring.place(i)
-        value = f"activation {fixed(wiring.activation[i])} · " if kind == "latent" else ""
-        return _capital(place), value + share
-
-    def _target(self, logit: int) -> str:
-        wiring = self._wiring
-        name = short(wiring.names[logit], 24)
-        return f"the logit of “{name}”" if wiring.index[logit] >= 0 else name
-
-    def _prompt(self) -> list[str]:
-        """The last tokens of the prompt, as many as fit on a line or two."""
-        tokens, room = [], 110
-        for token in reversed(self.graph.tokens[int("bos" in self._wiring.kind) :]):
-            if (room := room - len(token)) < 0:
-                return ["…", *tokens]
-            tokens.insert(0, token)
-        return tokens
-
-    def _about(self) -> str:
-        exact = self._wiring.exact
-        return f"rows exact to {_power(exact)}" if exact else "rows exact"
+    # -- what the model is run for
 
     def measure(self) -> dict[str, Any]:
         """Run the model with nothing but the latents in the picture: `graph.faithfulness` of what is shown.
@@ -242,8 +146,6 @@ class CircuitView(View):
         self._found = kept.nodes.tobytes(), shown.faithfulness(self.model)
         self.draw()
         return self._found[1]
-
-    _found: tuple[bytes, dict[str, Any]] = b"", {}
 
     def _measured(self, kept: Kept) -> dict[str, Any]:
         """Faithfulness as the model was last run, while the picture is the same."""
@@ -466,12 +368,6 @@ class CircuitView(View):
             return self.to_neuronpedia(Path(folder) / "circuit.json").read_text("utf-8")
 
 
-WHY = {
-    "token": "A token is a source: it has no inputs.",
-    "error": "An error is a source: what the transcoder leaves out. It stays in the sum, so that every row adds up.",
-}
-
-
 def _size(graph: Graph) -> tuple[int, int]:
     """Latents and errors, and edges that a picture of all would have."""
     plain = graph.nodes["kind"].isin([*PLAIN]).to_numpy()
@@ -485,13 +381,3 @@ def _one_of(i: Any, allowed: np.ndarray, name: str) -> None:
 
 def _id(arg: Any) -> Id:
     return int(arg) if str(arg).isdigit() else str(arg)
-
-
-def _capital(words: str) -> str:
-    return words[:1].upper() + words[1:]
-
-
-def _power(x: float) -> str:
-    """3·10⁻⁷."""
-    mantissa, power = f"{x:.0e}".split("e")
-    return f"{mantissa}·10{str(int(power)).translate(str.maketrans('-0123456789', '⁻⁰¹²³⁴⁵⁶⁷⁸⁹'))}"

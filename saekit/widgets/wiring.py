@@ -143,7 +143,7 @@ class Wiring:
         return Kept(there, weights)
 
     def shown(self, kept: Kept) -> Graph:
-        """The whole graph with the edges in the picture, and those from sources that are not drawn; the rest as it was."""
+        """The graph with the edges in the picture, and those from sources that are not drawn; `rest` as it was."""
         return replace(self.graph, weights=csr_array(self._plain + kept.weights))
 
     @cached_property
