@@ -210,7 +210,7 @@ def _pill(node: Mapping[str, Any]) -> str:
     w = wide(node) - 12
     return (
         f'<rect class="halo" x="{-w / 2 - 4:.0f}" y="-17" width="{w + 8:.0f}" height="34" rx="17"/><rect class="body" x="{-w / 2:.0f}" y="-13" '
-        f'width="{w:.0f}" height="26" rx="13"/><circle class="count" cx="{14 - w / 2:.0f}" r="9"/><text class="v" x="{14 - w / 2:.0f}" y="4" '
+        f'width="{w:.0f}" height="26" rx="13"/><circle class="count" cx="{14 - w / 2:.0f}" r="9"/><text class="v many" x="{14 - w / 2:.0f}" y="4" '
         f'text-anchor="middle">{node["count"]}</text><text class="in" x="12" y="4" text-anchor="middle">{esc(node["text"])}</text>'
     )
 
