@@ -75,7 +75,8 @@ def _places(nodes: Sequence[Mapping], levels: int, columns: int) -> tuple[dict[A
     place: dict[Any, Place] = {}
     for (level, column), cell in cells.items():
         _stand(cell, lefts[column] + widths[column] / 2, ys[level], place)
-    _stand(last, max(width - max(map(_long, last), default=0) / 2 - 6, GUTTER), ys[top], place)
+    long = max(map(_long, last), default=0)
+    _stand(last, max(width - long / 2 - 6, GUTTER) if columns > 1 else lefts[0] + widths[0] / 2, ys[top], place)
     return place, ys, width
 
 
@@ -112,7 +113,7 @@ def wide(node: Mapping[str, Any]) -> float:
 
 def _stretched(widths: Sequence[float], room: float) -> list[float]:
     """At least the width of the room in all; what is over goes to the columns in proportion to theirs, and up to a limit."""
-    over = min(room / max(sum(widths), 1), 2.6)
+    over = min(room / max(sum(widths), 1), 2.6 if len(widths) > 1 else room)
     return [w * max(over, 1.0) for w in widths]
 
 
