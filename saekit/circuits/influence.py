@@ -1,6 +1,7 @@
 """Influence: how much of the targets each node explains, through all paths; pruning and scores by it."""
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -68,13 +69,12 @@ def prune(graph: Graph, node: float = 0.8, edge: float = 0.98) -> Graph:
     weights = graph_of_nodes.weights.copy()
     weights.data = np.where(_largest(_edge_flow(graph_of_nodes), edge), weights.data, 0.0)
     weights.eliminate_zeros()
-    return subgraph(graph_of_nodes, _connected(graph_of_nodes, weights), weights)
+    small = subgraph(graph_of_nodes, _connected(graph_of_nodes, weights), weights)
+    return replace(small, about={**graph.about, "pruning": {"node_threshold": node, "edge_threshold": edge}})
 
 
 def subgraph(graph: Graph, keep: Bool[np.ndarray, " nodes"], weights: csr_array | None = None) -> Graph:
     """The graph of the nodes in `keep`, numbered anew, with only these weights; `rest` takes what is dropped."""
-    from dataclasses import replace
-
     weights = (graph.weights if weights is None else weights)[keep][:, keep]
     had = np.asarray(graph.weights[keep].sum(axis=1)).ravel()
     rest = graph.rest[keep] + had - np.asarray(weights.sum(axis=1)).ravel()
