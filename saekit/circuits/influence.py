@@ -53,7 +53,7 @@ def influence(graph: Graph) -> Float64[np.ndarray, " nodes"]:
     What p flows down to a node along all paths (Ameisen et al. 2025). Of what it is normalised by, `rest` is no part.
     """
     start = graph.nodes["probability"].to_numpy()
-    return flow(by_layer(graph, graph.shares), start) - start
+    return flow(graph.blocks, start) - start
 
 
 def prune(graph: Graph, node: float = 0.8, edge: float = 0.98) -> Graph:
