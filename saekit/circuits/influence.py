@@ -106,11 +106,11 @@ def _edge_flow(graph: Graph) -> Float64[np.ndarray, " edges"]:
 def _connected(graph: Graph, weights: csr_array) -> Bool[np.ndarray, " nodes"]:
     """Without the latents and errors that have lost their last edge on a side, one after the other."""
     kind = graph.nodes["kind"].to_numpy()
-    first = [_degrees(graph.weights, np.ones(len(graph), bool))]
     keep = np.ones(len(graph), bool)
+    had_in, had_out = _degrees(graph.weights, keep)
     while True:
         into, out = _degrees(weights, keep)
-        lost_in, lost_out = (first[0][0] > 0) & (into == 0), (first[0][1] > 0) & (out == 0)
+        lost_in, lost_out = (had_in > 0) & (into == 0), (had_out > 0) & (out == 0)
         gone = keep & (((kind == "latent") & (lost_in | lost_out)) | ((kind == "error") & lost_out))
         if not gone.any():
             return keep
