@@ -53,7 +53,7 @@ def influence(graph: Graph) -> Float64[np.ndarray, " nodes"]:
     What p flows down to a node along all paths (Ameisen et al. 2025). Of what it is normalised by, `rest` is no part.
     """
     start = graph.nodes["probability"].to_numpy()
-    return flow(by_layer(graph, graph.shares), start) - start
+    return flow(graph.blocks, start) - start
 
 
 def prune(graph: Graph, node: float = 0.8, edge: float = 0.98) -> Graph:
@@ -106,11 +106,11 @@ def _edge_flow(graph: Graph) -> Float64[np.ndarray, " edges"]:
 def _connected(graph: Graph, weights: csr_array) -> Bool[np.ndarray, " nodes"]:
     """Without the latents and errors that have lost their last edge on a side, one after the other."""
     kind = graph.nodes["kind"].to_numpy()
-    first = [_degrees(graph.weights, np.ones(len(graph), bool))]
     keep = np.ones(len(graph), bool)
+    had_in, had_out = _degrees(graph.weights, keep)
     while True:
         into, out = _degrees(weights, keep)
-        lost_in, lost_out = (first[0][0] > 0) & (into == 0), (first[0][1] > 0) & (out == 0)
+        lost_in, lost_out = (had_in > 0) & (into == 0), (had_out > 0) & (out == 0)
         gone = keep & (((kind == "latent") & (lost_in | lost_out)) | ((kind == "error") & lost_out))
         if not gone.any():
             return keep
