@@ -4,6 +4,8 @@ from .activations import Activations as Activations
 from .activations import Rows as Rows
 from .activations import SideBySide as SideBySide
 from .activations import layer_groups as layer_groups
+from .circuits import Graph as Graph
+from .circuits import trace as trace
 from .coder import CoderStack as CoderStack
 from .coder import SparseCoder as SparseCoder
 from .coder import side as side

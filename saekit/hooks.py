@@ -444,6 +444,12 @@ def _difference(edited: Codes, codes: Codes) -> Codes:
     return Codes.from_entries(rows, latents, values, codes.n_rows, codes.d_sae).on()
 
 
+def freezes(name: str, patterns: bool = True, norms: bool = True) -> bool:
+    """Whether `frozen` takes what comes from the hook `name` as a constant."""
+    scale = name.endswith(".hook_scale") and ".q_norm." not in name and ".k_norm." not in name
+    return (norms and scale) or (patterns and name.endswith(".hook_pattern"))
+
+
 @contextmanager
 def frozen(model: Any, *, patterns: bool = True, norms: bool = True) -> Iterator[Any]:
     """Gradients that take attention patterns and norm scales as constants: sg(A), sg(sqrt(var + eps)).
@@ -453,10 +459,7 @@ def frozen(model: Any, *, patterns: bool = True, norms: bool = True) -> Iterator
     Values move by rounding on RMSNorm models, which then compute the norm in Python.
     """
 
-    def freezes(name: str) -> bool:
-        scale = name.endswith(".hook_scale") and ".q_norm." not in name and ".k_norm." not in name
-        return (norms and scale) or (patterns and name.endswith(".hook_pattern"))
-
-    with warnings.catch_warnings(), model.hooks([(freezes, lambda x, hook: x.detach())]):
+    hook = (lambda name: freezes(name, patterns, norms), lambda x, hook: x.detach())
+    with warnings.catch_warnings(), model.hooks([hook]):
         warnings.filterwarnings("ignore", message=".*native-autograd path.*")
         yield model
