@@ -1,4 +1,5 @@
 """Circuits: attribution graphs with transcoders, and sparse feature circuits."""
 
+from .formats import read as read
 from .graph import Graph as Graph
 from .trace import trace as trace

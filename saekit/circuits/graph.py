@@ -1,7 +1,9 @@
 """`Graph`: what made the logits of one prompt, as nodes and signed edges that add up."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -130,3 +132,34 @@ class Graph:
         from .faithful import faithfulness
 
         return faithfulness(self, model, **options)
+
+    def save(self, path: str | os.PathLike) -> Path:
+        """Write it to one file, whole or not at all; see `own.write`. `Graph.load` gives it back exactly."""
+        from . import own
+
+        return own.write(self, Path(path))
+
+    @staticmethod
+    def load(path: str | os.PathLike, coders: Any = None, model: Any = None) -> "Graph":
+        """A graph from a file of any format that `circuits.read` knows."""
+        from .formats import read
+
+        return read(path, coders, model)
+
+    def to_neuronpedia(self, path: str | os.PathLike, **options: Any) -> Path:
+        """Write the JSON of Neuronpedia and circuit-tracer's viewer; options as in `neuronpedia.write`."""
+        from . import neuronpedia
+
+        return neuronpedia.write(self, Path(path), **options)
+
+    def to_circuit_tracer(self, path: str | os.PathLike, **options: Any) -> Path:
+        """Write a `.pt` that circuit-tracer opens; options as in `circuit_tracer.write`."""
+        from . import circuit_tracer
+
+        return circuit_tracer.write(self, Path(path), **options)
+
+    def to_networkx(self) -> Any:
+        """A `networkx.DiGraph`; see `networks.to_networkx`."""
+        from .networks import to_networkx
+
+        return to_networkx(self)
