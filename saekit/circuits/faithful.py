@@ -15,7 +15,7 @@ from .frozen import LAST, LOGITS, banks_of
 from .graph import Graph
 from .intervene import Bench, directions
 
-Keep = Sequence[Int[Tensor, "n 2"]] | None  # for each bank the (position, latent) pairs that stay; None: all
+Keep = Sequence[Int[Tensor, "_ 2"]] | None  # for each bank the (position, latent) pairs that stay; None: all
 
 
 def faithfulness(
@@ -53,12 +53,17 @@ def faithfulness(
     for arm, errors in (("kept", True), ("removed", False)):
         m = _Circuits(bench, runs, means, errors).run(freeze_attention)
         shares = (m - m[2]) / (m[1] - m[2])
-        result[arm] = {"circuit": float(shares[0]), "random": shares[3:].tolist(), "all": float(m[1]),
-                       "none": float(m[2]), "median": float(np.median(shares[3:])) if random else float("nan")}  # fmt: skip
+        result[arm] = {
+            "circuit": float(shares[0]),
+            "random": shares[3:].tolist(),
+            "all": float(m[1]),
+            "none": float(m[2]),
+        }
+        result[arm]["median"] = float(np.median(shares[3:])) if random else float("nan")
     return result
 
 
-def _circuit(bench: Bench) -> list[Int[Tensor, "n 2"]]:
+def _circuit(bench: Bench) -> list[Int[Tensor, "_ 2"]]:
     nodes = bench.graph.nodes[bench.graph.nodes["kind"] == "latent"]
     layers = [bank.site.layer for bank in bench.frozen.banks]
     return [torch.tensor(nodes[nodes["layer"] == layer][["pos", "index"]].to_numpy()) for layer in layers]

@@ -49,7 +49,7 @@ class Frozen:
         return self._run(batch, lambda name, x: leaves[name].expand(batch, -1, -1))[1]
 
     def pull(
-        self, tap: str, pos: Int[Tensor, " n"], seeds: Float[Tensor, "n d"]
+        self, tap: str, pos: Int[Tensor, " n"], seeds: Float[Tensor, "n tap"]
     ) -> dict[str, Float[Tensor, "n pos d"]]:
         """{leaf: the gradient of `<seeds[i], tap at pos[i]>` for each i}: n vector-Jacobian products of one graph."""
         y = self.taps[tap]

@@ -147,11 +147,13 @@ def _resolved(graph: Graph, changes: Changes) -> tuple[dict[Latent, float], dict
     latents, factors = {}, {}
     for key, number in changes.items():
         if not isinstance(key, int | np.integer):
-            latents[tuple(key)] = float(number)
+            layer, pos, index = map(int, key)
+            latents[layer, pos, index] = float(number)
             continue
         if not 0 <= key < len(graph):
             raise ValueError(f"node {key}: the graph has nodes 0 to {len(graph) - 1}")
-        kind, layer, pos, index, activation = graph.nodes.iloc[key][:5]
+        kind, *place, activation = graph.nodes.iloc[key][["kind", "layer", "pos", "index", "activation"]]
+        layer, pos, index = map(int, place)
         if kind == "logit":
             raise ValueError(f"node {key} is a target: change what makes it")
         if kind == "latent":

@@ -52,7 +52,7 @@ class Sources:
     parts: {leaf: Parts}; they add up to the leaf, because errors are what the transcoders leave of it
     active: for each bank, its latents; first: the number of its first latent's node
 
-    Raises ValueError when no latent is on.
+    Raises ValueError when no latent is on, and for activations that are not finite.
     """
 
     @torch.no_grad()
@@ -75,6 +75,8 @@ class Sources:
         rows, latent, f, a = (t[on] for t in (found.codes.rows, found.codes.latents, found.codes.values, found.a))
         gain = getattr(bank.nonlinearity, "log_gain", None)
         slope = f / a if gain is None else gain[latent].exp()
+        if not bool(f.isfinite().all()):
+            raise ValueError(f"the transcoder of layer {bank.site.layer} gives activations that are not finite numbers")
         seed = (slope * bank.W_enc[:, latent]).T.to(x.dtype)
         offset = f - slope * a + slope * (bank.b_enc[latent] - bank.b_pre @ bank.W_enc[:, latent])
         return Active(coded[rows], latent, f.to(x.dtype), seed, offset.to(x.dtype))
@@ -143,7 +145,7 @@ def _by_position(parts: Sequence[Parts]) -> Parts:
     return Parts(node[order], pos[order], vectors[order])
 
 
-def contributions(sources: Sources, tap: str, pos: Tensor, seeds: Float[Tensor, "n d"]) -> Float[Tensor, "n nodes"]:
+def contributions(sources: Sources, tap: str, pos: Tensor, seeds: Float[Tensor, "n tap"]) -> Float[Tensor, "n nodes"]:
     """What every node adds to `<seeds[i], tap at pos[i]>`; the model's own biases are added to the node of biases."""
     out: Any = seeds.new_zeros(len(sources), len(seeds))
     for name, g in sources.frozen.pull(tap, pos, seeds).items():

@@ -200,7 +200,9 @@ def _goal(model: Any, p: Float[Tensor, " vocab"], target: Any) -> Goal:
         given = {"ids": ids.tolist(), "weights": direction[ids].tolist()}
         return Goal(int(ids) if len(ids) == 1 else -1, 1.0, target.label, direction, given)
     ids = [target] if isinstance(target, int) else model.tokenizer.encode(target, add_special_tokens=False)
-    if len(ids) != 1 or not 0 <= ids[0] < len(p):
+    if not all(0 <= i < len(p) for i in ids):
+        raise ValueError(f"the target {target!r} is no token; ids go from 0 to {len(p) - 1}")
+    if len(ids) != 1:
         raise ValueError(f"the target {target!r} is {len(ids)} tokens, {pieces(model.tokenizer, ids)}; give one")
     demeaned = torch.nn.functional.one_hot(torch.tensor(ids[0], device=p.device), len(p)) - 1 / len(p)
     return Goal(ids[0], float(p[ids[0]]), pieces(model.tokenizer, ids)[0], demeaned)

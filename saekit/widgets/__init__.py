@@ -2,6 +2,7 @@
 
 from .browser import FeatureBrowser as FeatureBrowser
 from .card import FeatureCard as FeatureCard
+from .circuit import CircuitView as CircuitView
 from .explorer import ActivationExplorer as ActivationExplorer
 from .geometry import ToyGeometry as ToyGeometry
 from .judge import JudgeGame as JudgeGame
