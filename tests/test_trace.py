@@ -175,6 +175,7 @@ def test_stopped_early_it_gives_the_rows_so_far(exact_models):
 
 
 def test_targets(exact_models):
+    """The likeliest tokens, tokens, and differences, whose directions the graph keeps."""
     model = exact_models("gpt2")
     coders = transcoders.per_layer(model)
     logits = model(tokens_of(model))[0, -1].detach()
@@ -185,6 +186,17 @@ def test_targets(exact_models):
     assert np.allclose(found["probability"], logits.softmax(0)[top.indices])
     assert np.allclose(several.totals[found.index], top.values - logits.mean())
     assert (sk.trace(model, coders, PROMPT, mass=0.0, bound=1.0).nodes["kind"] == "logit").sum() == 1
+    mixed = sk.trace(model, coders, PROMPT, ["q", sk.logit_diff("q", "x"), sk.logit("x")], bound=1.0)
+    q, x = model.tokenizer.convert_tokens_to_ids(["q", "x"])
+    found = mixed.nodes[mixed.nodes["kind"] == "logit"]
+    assert found["index"].tolist() == [q, -1, x] and found["label"].tolist()[1] == sk.logit_diff("q", "x").label
+    expected = [logits[q] - logits.mean(), logits[q] - logits[x], logits[x]]
+    assert np.allclose(mixed.totals[found.index], torch.stack(expected))
+    latent = int(np.argmax(np.abs(mixed.weights[found.index[1]].toarray()) * (mixed.nodes["kind"] == "latent")))
+    outcome = mixed.intervene(model, {latent: 2.0})
+    assert np.allclose(
+        (outcome.after - outcome.before)[found.index], mixed.weights[:, [latent]].toarray()[found.index, 0]
+    )
 
 
 def test_bad_input_is_named_and_the_model_stays_clean(exact_models):
@@ -194,11 +206,11 @@ def test_bad_input_is_named_and_the_model_stays_clean(exact_models):
     for bank in wide.banks:
         bank.model = bank.model | {"n_layers": 12}
     for match, call in {
-        "2 to 64 tokens": lambda: sk.trace(model, coders, ""),
-        "got 1 of 71": lambda: sk.trace(model, coders, "a" * 70),
+        "at least two": lambda: sk.trace(model, coders, ""),
+        "71 tokens": lambda: sk.trace(model, coders, "a" * 70),
         "'ab' is 2 tokens": lambda: sk.trace(model, coders, PROMPT, "ab"),
         "'' is 0 tokens": lambda: sk.trace(model, coders, PROMPT, ""),
-        "5000 is no token": lambda: sk.trace(model, coders, PROMPT, 5000),
+        "token 5000 is not in": lambda: sk.trace(model, coders, PROMPT, 5000),
         r"layer \[1\]": lambda: sk.trace(model, [coders.banks[0], coders.banks[2]], PROMPT),
         "several coders read layer 0": lambda: sk.trace(model, [coders.banks[0]] * 2, PROMPT),
         "trained on": lambda: sk.trace(model, wide, PROMPT),

@@ -10,7 +10,7 @@ from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
 from ..codes import Codes
-from ..hooks import capture
+from ..hooks import capture, not_bos
 from .frozen import LAST, LOGITS, banks_of
 from .graph import Graph
 from .intervene import Bench, directions
@@ -137,8 +137,7 @@ class _Circuits:
 @torch.no_grad()
 def means(model: Any, coders: Any, tokens: Int[Tensor, "batch pos"]) -> list[Float[Tensor, " d_sae"]]:
     """The mean activation of every latent over some text, BOS left out: a baseline for `faithfulness`."""
-    banks, bos = banks_of(model, coders), getattr(model.tokenizer, "bos_token_id", None)
-    coded = tokens.to(model.cfg.device) != (-1 if bos is None else bos)
+    banks, coded = banks_of(model, coders), not_bos(model, tokens.to(model.cfg.device))
     total = [torch.zeros_like(bank.b_enc) for bank in banks]
     for batch, mask in zip(tokens.split(16), coded.split(16), strict=True):
         seen = capture(model, batch, *(bank.site.read for bank in banks))

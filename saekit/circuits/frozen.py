@@ -8,11 +8,11 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from ..attribute.targets import LOGITS
 from ..coder import CoderStack, SparseCoder
-from ..hooks import check_fit, freezes, frozen
+from ..hooks import check_fit, freezes, frozen, not_bos
 
 EMBEDDINGS = ("embed.hook_out", "pos_embed.hook_out")  # the second where positions are embedded
-LOGITS = "unembed.hook_out"  # before a soft cap
 LAST = "unembed.hook_in"
 
 Leaves = Mapping[str, Float[Tensor, "batch pos d"]]
@@ -34,8 +34,7 @@ class Frozen:
         self.model, self.tokens = model, tokens
         self.banks = banks_of(model, coders)
         self.writers = _writers(model, self.banks)
-        bos = getattr(model.tokenizer, "bos_token_id", None)
-        self.coded: Bool[Tensor, " pos"] = tokens[0] != (-1 if bos is None else bos)
+        self.coded: Bool[Tensor, " pos"] = not_bos(model, tokens)[0]
         self.held: dict[str, Tensor] = {}
         self.leaves: dict[str, Tensor] = {}
         with torch.enable_grad():

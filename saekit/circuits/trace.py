@@ -10,9 +10,10 @@ from jaxtyping import Bool, Float, Float64, Int
 from scipy.sparse import csr_array, vstack
 from torch import Tensor
 
+from ..attribute.targets import LOGITS, Target, prompt_tokens, token_id
 from ..corpus import pieces
 from ..hooks import model_record
-from .frozen import LOGITS, Frozen
+from .frozen import Frozen
 from .graph import Graph
 from .influence import Block, flow
 from .sources import BIAS, Sources, contributions
@@ -172,13 +173,9 @@ def _strongest(row: Float64[np.ndarray, "n nodes"], share: float) -> Bool[np.nda
 
 
 def _tokens(model: Any, prompt: str | Tensor) -> Int[Tensor, "1 pos"]:
-    tokens = model.to_tokens(prompt, prepend_bos=True, truncate=False) if isinstance(prompt, str) else prompt
-    tokens = torch.atleast_2d(torch.as_tensor(tokens)).to(model.cfg.device)
-    if len(tokens) != 1 or not 2 <= tokens.shape[1] <= model.cfg.n_ctx:
-        raise ValueError(
-            f"a graph is of one prompt of 2 to {model.cfg.n_ctx} tokens on {model.cfg.model_name!r}, its BOS counted; "
-            f"got {tokens.shape[0]} of {tokens.shape[1]}"
-        )
+    tokens = prompt_tokens(model, prompt)
+    if len(tokens) != 1:
+        raise ValueError(f"a graph is of one prompt; got {len(tokens)}")
     return tokens
 
 
@@ -194,15 +191,13 @@ def _goals(model: Any, logits: Float[Tensor, " vocab"], target: Any, most: int, 
 
 def _goal(model: Any, p: Float[Tensor, " vocab"], target: Any) -> Goal:
     """A token's logit less the mean over the vocabulary, with its probability; or a `Target`, of weight 1."""
-    if hasattr(target, "direction"):
+    if isinstance(target, Target):
+        if target.read != LOGITS or target.pos != -1:
+            raise ValueError(f"the target {target.label} is not of the logits at the last position; a graph's are")
         direction = target.direction(model)
         ids = torch.nonzero(direction)[:, 0]
         given = {"ids": ids.tolist(), "weights": direction[ids].tolist()}
         return Goal(int(ids) if len(ids) == 1 else -1, 1.0, target.label, direction, given)
-    ids = [target] if isinstance(target, int) else model.tokenizer.encode(target, add_special_tokens=False)
-    if not all(0 <= i < len(p) for i in ids):
-        raise ValueError(f"the target {target!r} is no token; ids go from 0 to {len(p) - 1}")
-    if len(ids) != 1:
-        raise ValueError(f"the target {target!r} is {len(ids)} tokens, {pieces(model.tokenizer, ids)}; give one")
-    demeaned = torch.nn.functional.one_hot(torch.tensor(ids[0], device=p.device), len(p)) - 1 / len(p)
-    return Goal(ids[0], float(p[ids[0]]), pieces(model.tokenizer, ids)[0], demeaned)
+    i = token_id(model, target, len(p))
+    demeaned = torch.nn.functional.one_hot(torch.tensor(i, device=p.device), len(p)) - 1 / len(p)
+    return Goal(i, float(p[i]), pieces(model.tokenizer, [i])[0], demeaned)
