@@ -48,7 +48,7 @@ def write(
     slug: str | None = None,
     scan: str | Sequence[str] | None = None,
     pinned: Sequence[int] | None = None,
-    supernodes: Sequence[tuple[str, Sequence[int]]] | None = None,
+    supernodes: Mapping[str, Sequence[int]] | None = None,
     details: Mapping[str, str] | None = None,
     info: Mapping[str, Any] | None = None,
     node_threshold: float | None = None,
@@ -60,7 +60,7 @@ def write(
     model's name unless given; or the names of the transcoders, which become "custom-" and a hash. details: where
     latents are explained, {"feature_json_base_url": ...} (see `explain.save_details`) or {"neuronpedia_source_set":
     ...}. info: description, creator_name, creator_url, source_urls. pinned: nodes that are drawn at once; supernodes:
-    (label, nodes); None: those that were read with the graph. node_threshold: where the viewer's slider starts.
+    {label: nodes}; None: those that were read with the graph. node_threshold: where the viewer's slider starts.
     listed: also list it in `graph-metadata.json` beside it, where circuit-tracer's local viewer looks.
     A node's `influence` is the share of all influence that it and the stronger ones have; None for logits.
     Neuronpedia takes files of 1 KB to 100 MB. Raises ValueError for names it refuses, nodes without a token, two nodes
@@ -121,7 +121,7 @@ def _chosen(graph: Graph, ids: list[str], pinned: Any, supernodes: Any) -> dict[
     if pinned is not None:
         kept = [_id(ids, node) for node in pinned]
     if supernodes is not None:
-        groups = [[str(label), *(_id(ids, node) for node in members)] for label, members in supernodes]
+        groups = [[str(label), *(_id(ids, node) for node in members)] for label, members in supernodes.items()]
     return {"pinnedIds": kept, "supernodes": groups, "linkType": "both", "clickedId": "", "sg_pos": ""}
 
 
@@ -170,6 +170,8 @@ def read(path: Path, coders: Any = None) -> Graph:
     file = settings(path)
     try:
         metadata, nodes, links = needed(path, file, "metadata", "nodes", "links")
+        if odd := [name for name, part in (("nodes", nodes), ("links", links)) if not _objects(part)]:
+            raise ValueError(f"{odd[0]!r} is no list of objects")
         (tokens,) = needed(path, metadata, "prompt_tokens")
         own, chosen = metadata.get("generation_settings") or {}, file.get("qParams") or {}
         rows = [_row(node, tokens, metadata.get("schema_version") == 1, own.get("vocab_size")) for node in nodes]
@@ -188,6 +190,10 @@ def read(path: Path, coders: Any = None) -> Graph:
         )  # fmt: skip
     except (KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
         raise ValueError(f"{str(path)!r} is no whole graph ({type(error).__name__}: {error})") from error
+
+
+def _objects(part: Any) -> bool:
+    return isinstance(part, list) and all(isinstance(each, dict) for each in part)
 
 
 def _row(node: Mapping[str, Any], tokens: Sequence[str], paired: bool, vocab_size: int | None) -> tuple:
