@@ -77,17 +77,18 @@ class Graph:
         return (np.diff(self.weights.indptr) > 0) | (self.totals != 0) | (self.rest != 0)
 
     def row(self, node: int) -> pd.DataFrame:
-        """What makes a node: a line for each source, the strongest first, and one for `rest`; they sum to its total.
+        """What makes a node: a line for each source, the strongest first, and for `rest` if any; they sum to its total.
 
-        Columns: source (-1 for the rest), label, contribution, share = contribution / total. Raises ValueError for a
+        Columns: source (-1 for `rest`), label, contribution, share = contribution / total. Raises ValueError for a
         node without a row.
         """
         if not 0 <= node < len(self) or not self.expanded[node]:
             raise ValueError(f"node {node} has no row; graph.expanded says which have")
         span = slice(*self.weights.indptr[node : node + 2])
         source, value = self.weights.indices[span], self.weights.data[span]
-        labels = [*self.nodes["label"].to_numpy()[source], "rest"]
-        table = pd.DataFrame({"source": [*source, -1], "label": labels, "contribution": [*value, self.rest[node]]})
+        table = pd.DataFrame({"source": source, "label": self.nodes["label"].to_numpy()[source], "contribution": value})
+        if self.rest[node] != 0:
+            table.loc[len(table)] = -1, "rest", self.rest[node]
         table = table.sort_values("contribution", key=np.abs, ascending=False, ignore_index=True)
         return table.assign(share=table["contribution"] / self.totals[node])
 

@@ -15,7 +15,8 @@ from ..codes import Codes
 from ..hooks import splice
 from .frozen import LOGITS, Frozen
 from .graph import Graph
-from .influence import by_layer, influence
+from .influence import influence
+from .linear import run
 from .sources import Sources
 
 Latent = tuple[int, int, int]  # layer, position, latent
@@ -60,7 +61,7 @@ def intervene(
     batch = [changes] if isinstance(changes, Mapping) else list(changes)
     bench = Bench(graph, model)
     run = bench.constrained if constrained else partial(bench.free, freeze_attention=freeze_attention)
-    taps = run([_resolved(graph, one) for one in batch])
+    taps = run([bench.resolved(one) for one in batch])
     before, after = bench.values(bench.frozen.taps)[0], bench.values(taps)
     logits = [t[LOGITS].detach()[:, 0].double().cpu().numpy() for t in (bench.frozen.taps, taps)]
     outcomes = [Outcome(before, one, logits[0][0], its) for one, its in zip(after, logits[1], strict=True)]
@@ -84,6 +85,34 @@ class Bench:
         if key not in self.at:
             raise ValueError(f"{key} is no node of this prompt on {self.frozen.model.cfg.model_name!r}")
         return self.at[key]
+
+    def resolved(self, changes: Changes) -> tuple[dict[Latent, float], dict[tuple, float]]:
+        """({latent: value}, {any other node, as (kind, layer, pos, index): factor}) of changes."""
+        latents, factors = {}, {}
+        for key, number in changes.items():
+            if not isinstance(key, int | np.integer):
+                latents[self._latent(*map(int, key))] = float(number)
+                continue
+            if not 0 <= key < len(self.graph):
+                raise ValueError(f"node {key}: the graph has nodes 0 to {len(self.graph) - 1}")
+            kind, layer, pos, index, activation = self.graph.nodes.iloc[key][:5]
+            if kind == "logit":
+                raise ValueError(f"node {key} is a target: change what makes it")
+            if kind == "latent":
+                latents[int(layer), int(pos), int(index)] = float(number * activation)
+            else:
+                factors[kind, layer, pos, index] = float(number)
+        return latents, factors
+
+    def _latent(self, layer: int, pos: int, latent: int) -> Latent:
+        """Checked: a latent that a transcoder has, at a position where it is on."""
+        coded = torch.nonzero(self.frozen.coded)[:, 0].tolist()
+        if layer not in self.bank or pos not in coded or latent not in range(self.frozen.banks[self.bank[layer]].d_sae):
+            raise ValueError(
+                f"(layer, position, latent) = {(layer, pos, latent)}: the transcoders read layers {[*self.bank]}, are "
+                f"on at positions {coded[0]} to {coded[-1]} but not at BOS, have {self.frozen.banks[0].d_sae} latents"
+            )
+        return layer, pos, latent
 
     def values(self, taps: Mapping[str, Tensor]) -> Float64[np.ndarray, "batch nodes"]:
         """Pre-activations of the graph's latents and values of its targets."""
@@ -142,32 +171,6 @@ class Bench:
         return taps | {LOGITS: taps[LOGITS][:, -1:]}
 
 
-def _resolved(graph: Graph, changes: Changes) -> tuple[dict[Latent, float], dict[tuple, float]]:
-    """({latent: value}, {any other node: factor}) of changes."""
-    latents, factors = {}, {}
-    for key, number in changes.items():
-        if not isinstance(key, int | np.integer):
-            layer, pos, index = map(int, key)
-            latents[layer, pos, index] = float(number)
-            continue
-        if not 0 <= key < len(graph):
-            raise ValueError(f"node {key}: the graph has nodes 0 to {len(graph) - 1}")
-        kind, *place, activation = graph.nodes.iloc[key][["kind", "layer", "pos", "index", "activation"]]
-        layer, pos, index = map(int, place)
-        if kind == "logit":
-            raise ValueError(f"node {key} is a target: change what makes it")
-        if kind == "latent":
-            latents[layer, pos, index] = float(number * activation)
-        else:
-            factors[kind, layer, pos, index] = float(number)
-    n_layers, length = graph.model["n_layers"], len(graph.ids)
-    if bad := [key for key in latents if key[0] not in range(n_layers) or key[1] not in range(length)]:
-        raise ValueError(
-            f"(layer, position, latent) = {bad[0]}, but there are {n_layers} layers and {length} positions"
-        )
-    return latents, factors
-
-
 def _sets(batch: Sequence[tuple[dict, dict]], layer: int, length: int) -> Callable[[Codes], Codes] | None:
     """The edit that sets the latents of one layer in each row of a batch; None where there are none."""
     chosen = [(row * length + p, i, value) for row, (latents, _) in enumerate(batch)
@@ -204,24 +207,22 @@ def predict(graph: Graph, changes: Changes, *, constrained: bool = True) -> Floa
     """By how much rows change when nodes are, by the graph alone.
 
     constrained: `weights @ r`, with r the relative changes of the nodes: direct effects, exact
-    otherwise latents pass it on, `r_t = change_t / activation_t`, with all gates, patterns and norms as they are
+    otherwise latents pass it on, `r_t = change_t / total_t`, with all gates, patterns and norms as they are
     """
-    r = np.zeros(len(graph))
+    r, changed = np.zeros(len(graph)), np.zeros(len(graph), bool)
     activation = graph.nodes["activation"].to_numpy()
     at = {key: node for node, key in enumerate(zip(*(graph.nodes[c] for c in ("layer", "pos", "index")), strict=True))}
     for key, number in changes.items():
         node = key if isinstance(key, int | np.integer) else at.get(tuple(key))
         if node is None or not 0 <= node < len(graph):
             raise ValueError(f"{key} is no node of this graph; graph.intervene(model, ...) takes any latent")
-        r[node] = (number if node == key else number / activation[node]) - 1
+        r[node], changed[node] = (number if node == key else number / activation[node]) - 1, True
     if constrained:
         return graph.weights @ r
-    changed, total = r != 0, np.zeros(len(graph))
-    for nodes, weights in reversed([*by_layer(graph)]):
-        total[nodes] = weights @ r
-        passing = nodes[(activation[nodes] != 0) & ~changed[nodes]]
-        r[passing] = total[passing] / activation[passing]
-    return total
+    held = np.full((len(graph), 2), np.nan)  # with the changes, and without
+    held[:, 0] = np.where(changed, 1 + r, np.nan)
+    z = run(graph, held)
+    return z[:, 0] - z[:, 1]
 
 
 def check(graph: Graph, model: Any, top: int = 20, *, constrained: bool = False) -> pd.DataFrame:

@@ -4,11 +4,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from .html import MINUS, THIN, count, esc, fixed, percent, piece
-from .marks import shape
+from .marks import INDENT, shape
 from .notes import button, empty
 from .waterfall import named_parts, waterfall
 from .web import SHAPES, alone, factor, web
 
+FORMATS = ("HTML", "SVG", "JSON")
 FACTORS = (0.0, -1.0, 2.0)
 NODES, EDGES = (30, 100), (50, 100)  # the sliders, in per cent
 PRESSED = 'aria-pressed="{}"'
@@ -37,8 +38,8 @@ def finding(data: Mapping[str, Any]) -> str:
 
 def _head(data: Mapping[str, Any]) -> str:
     undo = button("Undo", "undo", disabled=not data["undo"])
-    saves = "".join(button(name, "save", name, label=f"Save as {name}") for name in data["formats"])
-    prompt = "".join(piece(token) for token in data["prompt"])
+    saves = "".join(button(name, "save", name, label=f"Save as {name}") for name in FORMATS)
+    prompt = "".join(piece(INDENT.sub(r"\1  ", token)) for token in data["prompt"])
     return (
         f'<div class="sk-head"><div><h3 class="sk-title">{esc(finding(data))}</h3><p class="sk-sub">What made it, after '
         f'<span class="sk-mono sk-tok">{prompt}</span></p></div><span class="sk-group">{undo}{saves}</span></div>'
@@ -126,18 +127,18 @@ def _side(data: Mapping[str, Any]) -> str:
     pin = data["pinned"]
     if pin is None:
         return f'<p class="sk-cap">{_picked(data)}Pin a node to see what made it.</p>'
-    return f"{_about(pin)}{_made_of(pin)}{_change(pin)}{_actions(pin, data)}"
+    return f"{_about(pin, data['id'])}{_made_of(pin)}{_change(pin)}{_actions(pin, data)}"
 
 
 def _picked(data: Mapping[str, Any]) -> str:
     return f"{count(data['picked'])} selected. " if data["picked"] else ""
 
 
-def _about(pin: Mapping[str, Any]) -> str:
+def _about(pin: Mapping[str, Any], i: int) -> str:
     title = f'<h4 class="cv-name">{esc(pin["name"])}</h4>'
     if pin["kind"] == "group":
         title = (
-            f'<h4 class="cv-name fc-kept">{esc(pin["name"])}</h4><div class="sk-field live"><label for="{esc(pin["field"])}">Name of the group</label><input id="{esc(pin["field"])}" type="text" '
+            f'<h4 class="cv-name fc-kept">{esc(pin["name"])}</h4><div class="sk-field live"><label for="cv-name-{i}">Name of the group</label><input id="cv-name-{i}" type="text" '
             f'maxlength="40" value="{esc(pin["name"])}" data-act="rename"></div>'
         )
     return f'<div><span class="sk-cap">{esc(pin["where"])}</span>{title}<span class="sk-cap">{esc(pin["facts"])}</span></div>'
@@ -148,7 +149,11 @@ def _made_of(pin: Mapping[str, Any]) -> str:
         return f'<p class="sk-cap">{esc(pin["why"])}</p>'
     unit, digits = (f"% of {pin['of']}", 1) if pin["shares"] else (f"units of {pin['of']}", 2)
     drawn = waterfall(named_parts(pin["parts"]), unit="%" if pin["shares"] else "", digits=digits)
-    pale = '<p class="sk-cap">pale: not in the picture</p>' if any(p.get("pale") for p in named_parts(pin["parts"])) else ""
+    pale = (
+        '<p class="sk-cap">pale: not in the picture</p>'
+        if any(p.get("pale") for p in named_parts(pin["parts"]))
+        else ""
+    )
     return f'<div><h4 class="sk-h">Its input, in {esc(unit)}</h4>{drawn}{pale}</div>'
 
 
@@ -188,7 +193,19 @@ def _alone(data: Mapping[str, Any]) -> str:
     share, random = data["faithfulness"], data["random"]
     return (
         f'<div><span class="sk-cap">Faithfulness, linear</span>{_meter(share, random, "Faithfulness")}'
-        f'<span class="sk-cap">┊ random, same size: {_share(random)}</span></div>'
+        f'<span class="sk-cap">┊ random, same size: {_share(random)}{_run(data["measured"])}</span></div>'
+    )
+
+
+def _run(measured: Mapping[str, Any]) -> str:
+    """Faithfulness when the model runs with these latents alone; or a button for it."""
+    if measured["circuit"] is not None:
+        both = _share(measured["circuit"]), _share(measured["random"])
+        return f"<br>run by the model, errors kept: <b>{both[0]}</b>, random {both[1]}"
+    return (
+        f'<br><span class="live">{button("Run the model", "measure", kind="is-quiet")}</span>'
+        if measured["able"]
+        else ""
     )
 
 
@@ -211,9 +228,7 @@ def _meter(share: float | None, tick: float | None, name: str) -> str:
     alt = f"{name} {_share(share)}" + (f", random circuit {_share(tick)}" if tick is not None else "")
     mark = "" if tick is None else f'<b class="alt" style="left:{100 * min(max(tick, 0), 1):.1f}%"></b>'
     bar = f'<i style="width:{100 * min(max(share or 0, 0), 1):.1f}%"></i>{mark}'
-    return (
-        f'<div class="cv-big">{_share(share)}</div><span class="sk-barcell" role="img" aria-label="{esc(alt)}">{bar}</span><br>'
-    )
+    return f'<div class="cv-big">{_share(share)}</div><span class="sk-barcell" role="img" aria-label="{esc(alt)}">{bar}</span><br>'
 
 
 def _logits(data: Mapping[str, Any]) -> str:
@@ -226,8 +241,12 @@ def _logits(data: Mapping[str, Any]) -> str:
 
 
 def _logit(row: Mapping[str, Any], changed: bool) -> str:
-    show = (lambda v: percent(v, 0 if v >= 0.01 or v < 5e-5 else None)) if row["probability"] else (lambda v: fixed(v, 2))
-    bars = f'<i style="width:{100 * row["bars"][0]:.1f}%"></i>' + (f'<b style="width:{100 * row["bars"][1]:.1f}%"></b>' if changed else "")
+    show = (
+        (lambda v: percent(v, 0 if v >= 0.01 or v < 5e-5 else None)) if row["probability"] else (lambda v: fixed(v, 2))
+    )
+    bars = f'<i style="width:{100 * row["bars"][0]:.1f}%"></i>' + (
+        f'<b style="width:{100 * row["bars"][1]:.1f}%"></b>' if changed else ""
+    )
     after = f" → <b>{show(row['after'])}</b>" if changed else ""
     return (
         f'<span class="sk-mono" title="{esc(row["name"])}">{esc(row["name"])}</span><span class="cv-two">{bars}</span>'
@@ -240,4 +259,13 @@ def _foot(data: Mapping[str, Any]) -> str:
             ("g", "group"), ("u", "ungroup"), ("Del", "remove"), ("z", "undo"))  # fmt: skip
     walk = "".join(f'<span class="cv-walk"><kbd>{key}</kbd> {word}</span>' for key, word in keys[:2])
     rest = "".join(f'<span class="live"><kbd>{key}</kbd> {word}</span>' for key, word in keys[2:])
-    return f'<div class="sk-foot">{walk}{rest}<span class="sk-push">{esc(data["about"])}</span></div>'
+    return f'<div class="sk-foot">{walk}{rest}<span class="sk-push">{_exact(data["exact"])}</span></div>'
+
+
+def _exact(off: float) -> str:
+    """How far rows are from adding up: 3·10⁻⁷."""
+    if not off:
+        return "rows exact"
+    mantissa, power = f"{off:.0e}".split("e")
+    digits = str(int(power)).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+    return f"rows exact to {mantissa}·10{digits}"

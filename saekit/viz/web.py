@@ -7,7 +7,6 @@ from math import sqrt
 from pathlib import Path
 from typing import Any
 
-from .chart import HALO
 from .html import MINUS, esc, style
 from .marks import shape
 
@@ -15,7 +14,7 @@ SCRIPT = Path(__file__).with_name("web.js")
 KEYS = "g u z Delete Backspace Escape"
 GUTTER, ROOM = 62, 664  # px: names of the layers; the width that is filled
 LINES = (150, 120, 90, 60, 30)  # px: how wide a line of a cell may be; the first with which all fits
-DEEP, GAP = 28, 66  # px between the lines of a cell, and between layers
+DEEP, GAP = 30, 66  # px between the lines of a cell, and between layers
 SHAPES = {"token": "square", "latent": "circle", "error": "diamond", "logit": "hexagon"}
 WIDE = {"token": 13, "error": 17, "latent": 29, "logit": 98}
 Place = tuple[float, float]
@@ -35,7 +34,7 @@ def web(data: Mapping[str, Any]) -> str:
     lines = "".join(_edge(edge, place, data["at"]) for edge in sorted(edges, key=lambda e: e["share"]))
     drawn = "".join(_node(node, place[node["id"]], near.get(node["id"], ()), ways[node["id"]], data) for node in nodes)
     return (
-        f'<svg class="cv-web" data-web data-at="{data["at"]}" data-roving data-keys="{KEYS}" data-on="key" role="group" width="{width:.0f}" '
+        f'<svg class="cv-web" data-web="" data-at="{data["at"]}" data-roving="" data-keys="{KEYS}" data-on="key" role="group" width="{width:.0f}" '
         f'height="{height:.0f}" viewBox="0 0 {width:.0f} {height:.0f}" aria-label="{esc(data["alt"])}">{rows}<g>{lines}</g>{drawn}</svg>'
     )
 
@@ -44,7 +43,9 @@ def alone(svg: str) -> str:
     """The picture as a file of its own, in the colours of the light theme."""
     rules = "".join(re.findall(r"^(?:\.sk )?\.(?:nd|e)\b.*\n", style(), re.M))
     rules = re.sub(r"var\(--sk-([\w-]+)\)", lambda found: LIGHT[found[1]], FILE + rules)
-    return svg.replace('<svg class="', f'<svg xmlns="{NAMESPACE}" class="sk ', 1).replace(">", f"><style>{rules}</style>", 1)
+    return svg.replace('<svg class="', f'<svg xmlns="{NAMESPACE}" class="sk ', 1).replace(
+        ">", f"><style>{rules}</style>", 1
+    )
 
 
 NAMESPACE = "http://www.w3.org/2000/svg"
@@ -179,11 +180,16 @@ def _edge(edge: Mapping[str, Any], place: Mapping[Any, Place], at: Any) -> str:
 
 def _node(node: Mapping[str, Any], at: Place, near: Sequence, ways: str, data: Mapping[str, Any]) -> str:
     i, kind = node["id"], node["kind"]
-    on = {"is-on": node["pressed"], "is-picked": node["picked"], "is-idle": node["idle"], "is-near": data["at"] in (i, *near)}
+    on = {
+        "is-on": node["pressed"],
+        "is-picked": node["picked"],
+        "is-idle": node["idle"],
+        "is-near": data["at"] in (i, *near),
+    }
     classes = " ".join(["nd", kind, *(name for name, true in on.items() if true)])
     stop = 0 if i == data["at"] else -1
     return (
-        f'<g class="{classes}" data-id="{i}" data-of="{" ".join(map(str, (i, *near)))}" data-to="{ways}" data-act="pin" data-shift="pick" '
+        f'<g class="{classes}" data-id="{i}" data-of="{" ".join(map(str, (i, *near)))}" data-to="{ways}" data-act="pin" data-shift="select" '
         f'data-arg="{i}" transform="translate({at[0]:.1f} {at[1]:.1f})" tabindex="{stop}" role="button" aria-pressed="{str(node["pressed"]).lower()}" '
         f'aria-label="{esc(node["said"])}"><title>{esc(node["said"])}</title>{_pill(node) if kind == "group" else _mark(node)}{_factor(node)}</g>'
     )
@@ -192,10 +198,12 @@ def _node(node: Mapping[str, Any], at: Place, near: Sequence, ways: str, data: M
 def _mark(node: Mapping[str, Any]) -> str:
     kind = node["kind"]
     r = round(5 + 9 * sqrt(node["size"]), 1) if kind == "latent" else {"token": 6, "error": 5, "logit": 9}[kind]
-    words = {"latent": f'<text y="{-r - 4:.1f}" text-anchor="middle" style="{HALO}">{esc(node["text"])}</text>',
-             "logit": f'<text class="m" y="-15" text-anchor="middle" style="{HALO}">{esc(node["text"])}</text>',
+    words = {"latent": f'<text y="{-r - 4:.1f}" text-anchor="middle">{esc(node["text"])}</text>',
+             "logit": f'<text class="m" y="-15" text-anchor="middle">{esc(node["text"])}</text>',
              "token": f'<text class="m" transform="translate(3 15) rotate(-48)" text-anchor="end">{esc(node["text"])}</text>'}  # fmt: skip
-    return f'<circle class="halo" r="{r + 6:.1f}"/><path class="body" d="{shape(SHAPES[kind], r)}"/>{words.get(kind, "")}'
+    return (
+        f'<circle class="halo" r="{r + 6:.1f}"/><path class="body" d="{shape(SHAPES[kind], r)}"/>{words.get(kind, "")}'
+    )
 
 
 def _pill(node: Mapping[str, Any]) -> str:
@@ -211,7 +219,7 @@ def _factor(node: Mapping[str, Any]) -> str:
     if node["factor"] is None:
         return ""
     x = wide(node) / 2 - 4 if node["kind"] == "group" else 12
-    return f'<text class="v" x="{x:.0f}" y="15" style="{HALO}">×{factor(node["factor"])}</text>'
+    return f'<text class="v by" x="{x:.0f}" y="15">×{factor(node["factor"])}</text>'
 
 
 def factor(value: float) -> str:
@@ -223,4 +231,3 @@ def short(token: str, most: int = 9) -> str:
     word = token.replace("\n", "⏎").replace("\t", "→")
     word = "·" + word[1:] if word.startswith(" ") else word
     return word if len(word) <= most else word[: most - 1] + "…"
-

@@ -2,16 +2,21 @@
 
 import itertools
 import math
+import os
 from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 
 from ..circuits import Graph
+from ..circuits.influence import subgraph
 from ..viz.card import feature_card
 from ..viz.circuit import circuit, finding, picture
-from ..viz.html import fixed, named, page, percent
-from ..viz.web import SCRIPT, factor, short
+from ..viz.html import page
+from ..viz.web import SCRIPT, factor
+from . import drawn
 from .card import FeatureCard
 from .view import View
 from .whatif import answers
@@ -34,8 +39,8 @@ class CircuitView(View):
     Below: how much of the pinned logit (the likeliest unless one is pinned) the kept part gives alone, in the linear
     graph. Faithfulness is `(F(C) - F(0)) / (F - F(0))`, F with everything, C with the latents, errors and edges in the
     picture, 0 with no latent and no error; beside it the median of 20 circuits with as many latents in each layer, the
-    same errors, and all edges among them. "Left" is the same for all that is not in C. What had been pruned away before,
-    the graph's `rest`, counts as not in C.
+    same errors, and all edges among them. "Left" is the same for all that is not in C. What had been pruned away
+    before, the graph's `rest`, counts as not in C.
 
     State: node, edge (shares of the influence that are kept, as in `graph.prune`), errors (whether their nodes are
     shown), pin, picked, gone (removed), groups ({name, nodes}), changes ({latent: factor}), open (the card). Nodes are
@@ -47,6 +52,8 @@ class CircuitView(View):
         self._past: list[tuple[frozenset[str], dict[str, Any]]] = []
         self._card: FeatureCard | None = None
         self._answered: tuple[dict[int, float], dict[str, Any]] | None = None
+        self._found: tuple[bytes, dict[str, Any]] = b"", {}
+        self._suggested: tuple[dict[str, Any], ...] = ()
         self._all = _size(graph)
         self._wiring = Wiring(self.graph, features)
         self._likeliest = int(np.where(self._wiring.kind == "logit", self._wiring.probability, -1.0).argmax())
@@ -60,7 +67,9 @@ class CircuitView(View):
         """The largest share with which the first picture can be read."""
         nothing, wiring = np.zeros(len(self.graph), bool), self._wiring
         shares = (0.8, 0.7, 0.6, 0.5, 0.4)
-        return next((s for s in shares if (wiring.kept(s, EDGE, nothing).nodes & wiring.prunable).sum() <= LEGIBLE), 0.4)
+        return next(
+            (s for s in shares if (wiring.kept(s, EDGE, nothing).nodes & wiring.prunable).sum() <= LEGIBLE), 0.4
+        )
 
     def check(self) -> None:
         state, latent = self._state, self._wiring.kind == "latent"
@@ -94,32 +103,29 @@ class CircuitView(View):
 
     def compute(self) -> dict[str, Any]:
         state, wiring, kept = self._state, self._wiring, self._kept()
-        shown = np.flatnonzero(kept.nodes).tolist()
-        ids: dict[int, Id] = {i: i for i in shown}
-        for g, group in enumerate(state["groups"]):
-            ids |= {i: f"g{g}" for i in group["nodes"] if i in ids}
-        rows, levels = self._levels()
+        ids = drawn.grouped(state["groups"], kept)
         edges = wiring.edges(kept, ids)
         at = ids.get(state["pin"], state["pin"] if state["pin"] in ids.values() else self._likeliest)
-        joined = {end for edge in edges for end in (edge["source"], edge["target"])}
-        nodes = [
-            node | {"pressed": node["id"] == at, "picked": node["id"] in state["picked"],
-                    "idle": node["kind"] == "token" and node["id"] not in joined}
-            for node in self._nodes(ids, levels)
-        ]  # fmt: skip
         logit = at if isinstance(at, int) and wiring.kind[at] == "logit" else self._likeliest
         return {
-            **state, "id": self._number, "at": at, "nodes": nodes, "edges": edges, "rows": rows,
-            "columns": [""] if wiring.summed else list(self.graph.tokens), "picked": len(state["picked"]),
-            "kept": int((kept.nodes & wiring.prunable).sum()), "all": self._all[0], "path": wiring.leads_through(kept),
-            "drawn": (kept.weights.nnz, self._all[1]), "target": self._target(logit), "prompt": self._prompt(),
+            **state, "id": self._number, "at": at, "nodes": self._nodes(ids, edges, at), "edges": edges,
+            "rows": drawn.levels(wiring)[0], "columns": [""] if wiring.summed else list(self.graph.tokens),
+            "picked": len(state["picked"]), "kept": int((kept.nodes & wiring.prunable).sum()), "all": self._all[0],
+            "drawn": (kept.weights.nnz, self._all[1]), "path": wiring.leads_through(kept), "bound": self.graph.bound,
+            "target": drawn.target(wiring, logit), "prompt": drawn.prompt(wiring), "exact": wiring.exact,
             "undo": bool(self._past), "suggested": bool(state["groups"]) and state["groups"] == self._suggested,
-            "formats": ("HTML", "SVG"), "pinned": self._pinned(at, kept, ids), "about": self._about(), "bound": self.graph.bound,
+            "pinned": drawn.pinned(wiring, state["groups"], state["changes"], at, kept, ids),
+            "measured": self._measured(kept), "changed": self._changed(), "card": self._shown_card(at),
             **wiring.alone(kept, logit), **self._answers(),
-            "changed": self._changed(), "card": self._shown_card(at),
         }  # fmt: skip
 
-    _suggested: tuple[dict[str, Any], ...] = ()
+    def _nodes(self, ids: dict[int, Id], edges: list[dict[str, Any]], at: Id) -> list[dict[str, Any]]:
+        state, joined = self._state, {end for edge in edges for end in (edge["source"], edge["target"])}
+        return [
+            node | {"pressed": node["id"] == at, "picked": node["id"] in state["picked"],
+                    "idle": node["kind"] == "token" and node["id"] not in joined}
+            for node in drawn.nodes(self._wiring, state["groups"], state["changes"], ids)
+        ]  # fmt: skip
 
     def _kept(self) -> Kept:
         state, wiring = self._state, self._wiring
@@ -127,97 +133,29 @@ class CircuitView(View):
         out[list(state["gone"])] = True
         return wiring.kept(state["node"], state["edge"], out | (wiring.kind == "error") & (not state["errors"]))
 
-    def _levels(self) -> tuple[list[str], dict[int, int]]:
-        """(the names of the rows, from below; the row of each layer, -1 for tokens)."""
-        wiring = self._wiring
-        layers = np.unique(wiring.layer[wiring.prunable]).tolist()
-        names = [wiring.site(int(np.flatnonzero(wiring.prunable & (wiring.layer == at))[0])) for at in layers]
-        tokens = bool((wiring.kind == "token").any())
-        keys = [-1] * tokens + layers
-        return [*["Tokens"] * tokens, *map(_capital, names), "Logits"], {key: row for row, key in enumerate(keys)}
+    # -- what the model is run for
 
-    def _nodes(self, ids: dict[int, Id], levels: dict[int, int]) -> list[dict[str, Any]]:
-        wiring, changes = self._wiring, self._state["changes"]
-        found, groups = [], {}
-        for i, top in ids.items():
-            kind = wiring.kind[i]
-            node = {
-                "id": i, "kind": kind, "level": len(levels) if kind == "logit" else levels[-1 if kind == "token" else int(wiring.layer[i])],
-                "column": 0 if wiring.summed else int(wiring.pos[i]), "size": min(float(wiring.influence[i]), 1.0),
-                "text": self._text(i), "said": wiring.said(i), "factor": changes.get(i),
-            }  # fmt: skip
-            groups.setdefault(top, []).append(node) if top != i else found.append(node)
-        return found + [self._pill(i, members) for i, members in groups.items()]
+    def measure(self) -> dict[str, Any]:
+        """Run the model with nothing but the latents in the picture: `graph.faithfulness` of what is shown.
 
-    def _pill(self, i: str, members: list[dict[str, Any]]) -> dict[str, Any]:
-        """A group as a node: in the middle of its layers, where most of its members are."""
-        group = self._state["groups"][int(i[1:])]
-        columns = [node["column"] for node in members]
-        factors = {self._state["changes"].get(n) for n in group["nodes"]}
+        Raises ValueError without a model, or for a graph without coders."""
+        if self.model is None or self.graph.coders is None:
+            raise ValueError("nothing to run: give the model, and a graph that has its coders")
+        kept = self._kept()
+        shown = subgraph(self.graph, kept.nodes | ~self._wiring.drawn)
+        self._found = kept.nodes.tobytes(), shown.faithfulness(self.model)
+        self.draw()
+        return self._found[1]
+
+    def _measured(self, kept: Kept) -> dict[str, Any]:
+        """Faithfulness as the model was last run, while the picture is the same."""
+        able = self.model is not None and self.graph.coders is not None
+        found = self._found[1] if self._found[0] == kept.nodes.tobytes() else None
         return {
-            "id": i, "kind": "group", "level": round(sum(node["level"] for node in members) / len(members)),
-            "column": max({*columns}, key=lambda c: (columns.count(c), c)), "size": sum(n["size"] for n in members),
-            "text": short(group["name"], 22), "count": len(members), "factor": factors.pop() if len(factors) == 1 else None,
-            "said": f"group {group['name']}, {len(members)} latents",
-        }  # fmt: skip
-
-    def _text(self, i: int) -> str:
-        wiring = self._wiring
-        if wiring.kind[i] == "latent":
-            return str(wiring.index[i])
-        if wiring.kind[i] != "logit":
-            return short(wiring.names[i]) if wiring.kind[i] == "token" else ""
-        name = short(wiring.names[i], 8)
-        return f"{name} {percent(wiring.probability[i], 0)}" if wiring.probability[i] else name
-
-    def _pinned(self, at: Id, kept: Kept, ids: dict[int, Id]) -> dict[str, Any]:
-        wiring, members = self._wiring, self._members(at)
-        parts, shares = wiring.parts(members, kept, ids)
-        group = isinstance(at, str)
-        first, kind = members[0], "group" if group else wiring.kind[members[0]]
-        factors = {self._state["changes"].get(i) for i in members}
-        name = self._state["groups"][int(at[1:])]["name"] if group else wiring.called(first) if kind != "error" else "error"
-        where, facts = self._facts(kind, members)
-        return {
-            "id": at, "kind": kind, "name": name, "where": where, "facts": facts, "parts": parts, "shares": shares,
-            "of": "the logit" if kind == "logit" else "the pre-activation", "why": WHY.get(kind, "It was not expanded: its row is not in the graph."),
-            "changes": kind in ("latent", "group"), "factor": factors.pop() if len(factors) == 1 else None, "removes": kind in ("latent", "error"),
-            "card": int(wiring.index[first]) if kind == "latent" and wiring.indexed(first) is not None else None,
-            "field": f"cv-name-{self._number}",
-        }  # fmt: skip
-
-    def _facts(self, kind: str, members: Sequence[int]) -> tuple[str, str]:
-        """Where a node is, and its numbers."""
-        wiring, i = self._wiring, members[0]
-        share = f"{percent(sum(map(wiring.share, members)))} of the influence"
-        if kind == "group":
-            return f"{len(members)} latents as one node", share
-        if kind == "logit":
-            chance = f" · probability {percent(wiring.probability[i])}" if wiring.probability[i] else ""
-            return "Output", f"{fixed(self.graph.totals[i])}{chance}"
-        if kind == "token":
-            return "Input", f"token {wiring.pos[i] + 1} of {len(self.graph.tokens)}"
-        place = wiring.place(i)
-        value = f"activation {fixed(wiring.activation[i])} · " if kind == "latent" else ""
-        return _capital(place), value + share
-
-    def _target(self, logit: int) -> str:
-        wiring = self._wiring
-        name = f"“{named(wiring.names[logit])}”" if wiring.index[logit] >= 0 else wiring.names[logit]
-        return f"the logit of {name}" if wiring.index[logit] >= 0 else name
-
-    def _prompt(self) -> list[str]:
-        """The last tokens of the prompt, as many as fit on a line or two."""
-        tokens, room = [], 110
-        for token in reversed(self.graph.tokens[int("bos" in self._wiring.kind) :]):
-            if (room := room - len(token)) < 0:
-                return ["…", *tokens]
-            tokens.insert(0, token)
-        return tokens
-
-    def _about(self) -> str:
-        exact = self._wiring.exact
-        return f"rows exact to {_power(exact)}" if exact else "rows exact"
+            "able": able,
+            "circuit": found and found["kept"]["circuit"],
+            "random": found and found["kept"]["median"],
+        }
 
     def _answers(self) -> dict[str, Any]:
         """What the changes do; kept until they are others."""
@@ -249,7 +187,7 @@ class CircuitView(View):
         if self._card is None or self._card.features is not index:
             self._card = FeatureCard(index, latent)
         if self._card.state["latent"] != latent:
-            self._card.show(latent)
+            self._card.pick(latent)
         return self._card.compute()
 
     # -- the page
@@ -269,6 +207,16 @@ class CircuitView(View):
     def to_svg(self) -> str:
         """The picture alone, as an SVG file with its own colours, on white."""
         return picture(self.compute())
+
+    def to_neuronpedia(self, path: str | os.PathLike) -> Path:
+        """Write what is in the picture, with its groups and the pinned node, as `Graph.to_neuronpedia` does."""
+        kept, wiring = self._kept(), self._wiring
+        inside = kept.nodes | ~wiring.drawn
+        number = {int(old): new for new, old in enumerate(np.flatnonzero(inside))}
+        groups = [(g["name"], [number[i] for i in g["nodes"] if i in number]) for g in self._state["groups"]]
+        pinned = [number[i] for i in self._members(self._state["pin"]) if i in number]
+        graph = subgraph(self.graph, inside, wiring.shown(kept).weights)
+        return graph.to_neuronpedia(path, pinned=pinned, supernodes=[group for group in groups if group[1]])
 
     def title(self) -> str:
         return finding(self.compute())
@@ -295,7 +243,7 @@ class CircuitView(View):
 
     def act(self, name: str, arg: Any) -> None:
         state = self._state
-        if name in ("pin", "pick"):
+        if name in ("pin", "select"):
             getattr(self, name)(_id(arg))
         elif name == "key":
             self._key(*(arg if isinstance(arg, list) else (arg, state["pin"])))
@@ -311,6 +259,8 @@ class CircuitView(View):
             self.set_state(changes={})
         elif name == "remove":
             self.remove(_id(arg))
+        elif name == "measure":
+            self.measure()
         elif name == "suggest":
             self.suggest()
         elif name == "rename":
@@ -341,7 +291,7 @@ class CircuitView(View):
         """Show what made a node or a group."""
         self.set_state(pin=i)
 
-    def pick(self, i: Id) -> None:
+    def select(self, i: Id) -> None:
         """Select a node or a group for `group`; a second time, let it go."""
         picked = self._state["picked"]
         self.set_state(picked=tuple(p for p in picked if p != i) if i in picked else (*picked, i))
@@ -351,10 +301,12 @@ class CircuitView(View):
         state, wiring = self._state, self._wiring
         members = [n for i in state["picked"] for n in self._members(i) if wiring.kind[n] == "latent"]
         if len(members) < 2:
-            raise ValueError(f"{len(members)} latents are selected: select two or more, with Shift and a click or Enter")
+            raise ValueError(
+                f"{len(members)} latents are selected: select two or more, with Shift and a click or Enter"
+            )
         others = tuple(g for g in state["groups"] if not {*g["nodes"]} & {*members})
-        named = {"name": name or f"group {len(others) + 1}", "nodes": tuple(sorted({*members}))}
-        self.set_state(groups=(*others, named), picked=(), pin=f"g{len(others)}")
+        made = {"name": name or f"group {len(others) + 1}", "nodes": tuple(sorted({*members}))}
+        self.set_state(groups=(*others, made), picked=(), pin=f"g{len(others)}")
 
     def ungroup(self, i: Id) -> None:
         """Take a group apart; all of them where `i` is none."""
@@ -384,7 +336,11 @@ class CircuitView(View):
         wiring, state = self._wiring, self._state
         members = [n for n in self._members(i) if wiring.prunable[n]]
         if members:
-            groups = tuple(g for g in state["groups"] if not {*g["nodes"]} & {*members}) if isinstance(i, str) else state["groups"]
+            groups = (
+                tuple(g for g in state["groups"] if not {*g["nodes"]} & {*members})
+                if isinstance(i, str)
+                else state["groups"]
+            )
             self.set_state(gone=(*state["gone"], *members), groups=groups, pin=self._likeliest, picked=())
 
     def _change(self, by: float) -> None:
@@ -404,14 +360,12 @@ class CircuitView(View):
 
     def file(self, kind: str = "HTML") -> dict[str, str]:
         """What the page saves: a name and the document."""
-        made = {"HTML": self.to_html, "SVG": self.to_svg}
+        made = {"HTML": self.to_html, "SVG": self.to_svg, "JSON": self._json}
         return {"download": f"circuit.{kind.lower()}", "text": made[kind]()}
 
-
-WHY = {
-    "token": "A token is a source: it has no inputs.",
-    "error": "An error is a source: what the transcoder leaves out. It stays in the sum, so that every row adds up.",
-}
+    def _json(self) -> str:
+        with TemporaryDirectory() as folder:
+            return self.to_neuronpedia(Path(folder) / "circuit.json").read_text("utf-8")
 
 
 def _size(graph: Graph) -> tuple[int, int]:
@@ -427,13 +381,3 @@ def _one_of(i: Any, allowed: np.ndarray, name: str) -> None:
 
 def _id(arg: Any) -> Id:
     return int(arg) if str(arg).isdigit() else str(arg)
-
-
-def _capital(words: str) -> str:
-    return words[:1].upper() + words[1:]
-
-
-def _power(x: float) -> str:
-    """3·10⁻⁷."""
-    mantissa, power = f"{x:.0e}".split("e")
-    return f"{mantissa}·10{str(int(power)).translate(str.maketrans('-0123456789', '⁻⁰¹²³⁴⁵⁶⁷⁸⁹'))}"

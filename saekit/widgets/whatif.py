@@ -17,8 +17,8 @@ RUN = "run by the model: latents downstream are computed again, attention held"
 def answers(wiring: Wiring, model: Any, changes: Mapping[int, float]) -> dict[str, Any]:
     """Rows of the read-out: for targets that are tokens the probabilities, with all others as one; else their values.
 
-    Without changes nothing is run. Without a model, or for a graph without coders, the change of each logit is `graph.predict(changes)`, and the tokens
-    that are no targets are taken not to change.
+    Without changes nothing is run. Without a model, or for a graph without coders, the change of each logit is
+    `graph.predict(changes)`, and the tokens that are no targets are taken not to change.
     """
     logits = np.flatnonzero(wiring.kind == "logit")
     likely = bool((wiring.index[logits] >= 0).all())

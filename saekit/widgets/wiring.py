@@ -143,7 +143,7 @@ class Wiring:
         return Kept(there, weights)
 
     def shown(self, kept: Kept) -> Graph:
-        """The whole graph with the edges in the picture, and those from sources that are not drawn; the rest as it was."""
+        """The graph with the edges in the picture, and those from sources that are not drawn; `rest` as it was."""
         return replace(self.graph, weights=csr_array(self._plain + kept.weights))
 
     @cached_property
@@ -175,9 +175,9 @@ class Wiring:
         """Edges between what is shown. ids: of each node in the picture its own number, or its group's id.
 
         weight: of groups as in `circuits.supernodes.between`; share: of the influence, what flows along the edges."""
-        groups: dict[Id, list[int]] = {}
+        groups, own = {}, {str(i): i for i in ids.values()}
         for node, i in ids.items():
-            groups.setdefault(i, []).append(node)
+            groups.setdefault(str(i), []).append(node)
         table = between(replace(self.graph, weights=kept.weights), groups)
         flows: dict[tuple[Id, Id], float] = {}
         entries = kept.weights.tocoo()
@@ -186,7 +186,7 @@ class Wiring:
             key = ids[t], ids[s]
             flows[key] = flows.get(key, 0.0) + along
         return [
-            {"source": s, "target": t, "weight": w, "share": flows[t, s]}
+            {"source": own[s], "target": own[t], "weight": w, "share": flows[own[t], own[s]]}
             for s, t, w in table.itertuples(index=False, name=None)
         ]
 
