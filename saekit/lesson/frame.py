@@ -48,15 +48,13 @@ def note(kind: str, title: str, body: str = "", code: str = "") -> Shown:
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Shown:
-    """A small table of text."""
+    """A small table of text, which breaks between words only: a number is not cut in two."""
     from ..viz import esc
 
+    style = "text-align: left; white-space: normal; overflow-wrap: break-word"
+
     def line(cells: Sequence[str], tag: str) -> str:
-        return (
-            "<tr>"
-            + "".join(f'<{tag} style="text-align: left; white-space: normal">{esc(c)}</{tag}>' for c in cells)
-            + "</tr>"
-        )
+        return "<tr>" + "".join(f'<{tag} style="{style}">{esc(c)}</{tag}>' for c in cells) + "</tr>"
 
     drawn = f"<thead>{line(head, 'th')}</thead><tbody>{''.join(line(row, 'td') for row in rows)}</tbody>"
     return Shown(f"<table>{drawn}</table>", "\n".join("  ".join(row) for row in rows))
