@@ -3,6 +3,7 @@
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -104,12 +105,9 @@ def way(model: Any, coders: Any, graph: Graph, source: int, target: int) -> tupl
 def strong_edges(graph: Graph, n: int = 5) -> list[tuple[int, int]]:
     """(source, target) of the strongest edge between latents into each of n latents that are most influential."""
     latent, influence = (graph.nodes["kind"] == "latent").to_numpy(), graph.influence()
-    found = []
-    for target in np.argsort(-np.where(latent & graph.expanded, influence, -1)):
-        row = np.where(latent, graph.weights[[int(target)]].toarray()[0], 0.0)
-        if row.any() and len(found) < n:
-            found.append((int(np.abs(row).argmax()), int(target)))
-    return found
+    order = np.argsort(-np.where(latent & graph.expanded, influence, -1))
+    rows = ((np.where(latent, graph.weights[[target]].toarray()[0], 0.0), target) for target in order.tolist())
+    return [(int(np.abs(row).argmax()), target) for row, target in islice((r for r in rows if r[0].any()), n)]
 
 
 def _chosen_edge(setting: Setting) -> tuple[Graph, int, int]:
@@ -281,6 +279,7 @@ def explained(graph: Graph, nodes: Sequence[int]) -> float:
     return float(flow(blocks, start)[nodes].sum() / start.sum())
 
 
+@lru_cache(maxsize=8)
 def legible(graph: Graph, most: int = LEGIBLE) -> tuple[Graph, float]:
     """(the pruned graph, the share of the influence its nodes hold): the largest, in whole percent, of few nodes."""
     share = (bisect_right(range(100), most, key=lambda percent: len(graph.prune(percent / 100))) - 1) / 100
