@@ -5,7 +5,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from bench import features, growth, harvest, notebooks, peers, training, widgets
+from bench import features, graph, growth, harvest, notebooks, peers, training, widgets
 
 BENCHMARKS = {
     "harvest": harvest.main,
@@ -15,6 +15,7 @@ BENCHMARKS = {
     "peers_fvu": peers.fvu,
     "peers": peers.speed,
     "peers_quality": peers.quality,
+    "graph": graph.main,
     "widgets": widgets.main,
     "notebooks": notebooks.main,
 }

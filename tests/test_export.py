@@ -10,7 +10,7 @@ import pytest
 import saekit as sk
 from saekit import explain
 from saekit.corpus import python_spans
-from saekit.explain import dossier, export
+from saekit.explain import dossier
 from saekit.viz import gallery
 from tests.test_features import collect, made
 from tests.test_viz import is_harmless

@@ -9,8 +9,11 @@ import dataclasses
 import gzip
 import json
 import os
+import re
 import struct
+import warnings
 import zlib
+from contextlib import suppress
 from itertools import count, pairwise
 from pathlib import Path
 
@@ -20,6 +23,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import transcoders
 from safetensors.numpy import load_file
 
 import saekit as sk
@@ -202,6 +206,21 @@ def test_a_target_of_several_tokens_has_a_virtual_id(tmp_path):
     again = stand_ins.load(graph.to_circuit_tracer(tmp_path / "h"))
     assert again["logit_targets"] == [("a - b", 20)] and again["cfg"].d_vocab == 20
     same(graph, Graph.load(tmp_path / "h.pt"))
+
+
+def test_a_file_that_was_changed_elsewhere_is_read_as_it_is(tmp_path):
+    """Without one of the latents, what we wrote beside the matrix is of another graph."""
+    graph = layered()
+    found = stand_ins.load(graph.to_circuit_tracer(tmp_path / "g"))
+    changed = {
+        "selected_features": found["selected_features"][1:],
+        "adjacency_matrix": found["adjacency_matrix"][1:, 1:],
+    }
+    stand_ins.save(found | changed, tmp_path / "h.pt")
+    again = Graph.load(tmp_path / "h.pt")
+    latents = (graph.nodes["kind"] == "latent").sum()
+    assert (again.nodes["kind"] == "latent").sum() == latents - 1 and "bias" not in {*again.nodes["kind"]}
+    assert again.weights.nnz == np.count_nonzero(changed["adjacency_matrix"])
 
 
 def test_the_model_tells_sizes_and_text(tmp_path, tiny_models):
@@ -414,7 +433,8 @@ def test_cantor_pairs_are_told_apart_and_undone():
 def test_json_gives_back_everything(tmp_path, seed):
     graph = with_rest(calm(seed))
     pinned = [3, len(graph) - 1]
-    path = graph.to_neuronpedia(tmp_path / "g.json", pinned=pinned, supernodes={"two": [12, 13], "one": [14]})
+    path = graph.to_neuronpedia(tmp_path / "g", pinned=pinned, supernodes={"two": [12, 13], "one": [14]})
+    assert path == tmp_path / "g.json"
     again = Graph.load(path)
     same(graph, again)
     ids = [name.node_id for name in names(graph)]
@@ -428,6 +448,7 @@ def test_json_gives_back_everything(tmp_path, seed):
 def test_json_has_the_fields_of_the_schema(tmp_path, seed):
     content = content_of(calm(seed).prune(0.8, 0.98), tmp_path, node_threshold=0.8, info={"description": "d"})
     jsonschema.validate(content, SCHEMA)
+    assert content["metadata"]["pruning_settings"] == {"node_threshold": 0.8, "edge_threshold": 0.98}
     assert content["metadata"]["info"]["generator"]["name"] == "saekit" and len(content["links"]) > 20
     for part, required in ((content["nodes"][0], "clerp"), (content["metadata"], "scan"), (content, "qParams")):
         kept = part.pop(required)
@@ -642,6 +663,46 @@ def test_json_that_is_cut_short_is_refused(tmp_path, text):
     (tmp_path / "g.json").write_text(text)
     with pytest.raises(ValueError, match="is not JSON|has no 'metadata'"):
         Graph.load(tmp_path / "g.json")
+
+
+# -- a traced graph
+
+
+@pytest.mark.parametrize("kind", ["own", "pt", "json"])
+def test_a_traced_graph_does_after_reading_what_it_did(tmp_path, exact_models, kind):
+    """What else a graph can do hangs on its `about` and on the coders it is given."""
+    model = exact_models("gpt2")
+    coders = transcoders.per_layer(model)
+    graph = sk.trace(model, coders, "a red box", sk.logit_diff("a", "b"), bound=0.0).prune(0.7, 0.9)
+    write = {"own": graph.save, "pt": graph.to_circuit_tracer, "json": graph.to_neuronpedia}[kind]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # errors that are renamed
+        again = Graph.load(write(tmp_path / "g"), coders)
+    same(graph, again, weights=1e-5 if kind == "pt" else 0.0)
+    change = {int(graph.nodes.index[graph.nodes["kind"] == "latent"][0]): 2.0}
+    one, two = graph.intervene(model, change), again.intervene(model, change)
+    np.testing.assert_array_equal(one.after, two.after)
+    np.testing.assert_array_equal(one.logits_after, two.logits_after)
+    assert not np.array_equal(one.after, one.before)
+
+
+# -- any damage
+
+
+@pytest.mark.parametrize("kind", ["own", "pt", "json"])
+def test_a_damaged_file_is_read_or_refused_and_nothing_else(tmp_path, kind):
+    graph, rng = layered(layers=1, tokens=2, latents=1), np.random.default_rng(0)
+    path = {"own": graph.save, "pt": graph.to_circuit_tracer, "json": graph.to_neuronpedia}[kind](tmp_path / "g")
+    data = path.read_bytes()
+    for cut in rng.integers(len(data), size=60):
+        path.write_bytes(data[:cut])
+        with pytest.raises(ValueError, match=re.escape(str(path))):
+            Graph.load(path)
+        wrong = bytearray(data)
+        wrong[cut] = rng.integers(256)
+        path.write_bytes(wrong)
+        with suppress(ValueError):
+            Graph.load(path)
 
 
 # -- networkx

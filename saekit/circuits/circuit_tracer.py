@@ -38,7 +38,8 @@ def claims(path: Path) -> bool:
 def write(graph: Graph, path: Path, model: Any = None, scan: str | list[str] | None = None) -> Path:
     """Write a graph, whole or not at all, and return the path; ".pt" is added where it is missing.
 
-    model: tells the sizes that circuit-tracer's `cfg` holds and a graph does not; without it they are 0.
+    model: tells the sizes that circuit-tracer's `cfg` holds and a graph does not; without it they are 0, and d_vocab is
+    one more than the largest id in the graph: ids from there on are targets of several tokens.
     scan: the name of the transcoders, which circuit-tracer needs to draw them; it warns without.
     Raises ValueError for nodes that are at no token, OSError when the folder cannot be written.
     """
@@ -86,9 +87,9 @@ def _graph(found: dict[str, Any], coders: Any, model: Any) -> Graph:
     matrix = _matrix(found["adjacency_matrix"], len(rows))
     if "saekit" in cfg:
         kept = own.unpacked(*cfg["saekit"], coders)
-        at = _places(_rows(kept), rows)
-        if {i for i, row in enumerate(rows) if row[0] in ("latent", "logit")} <= {*at.tolist()}:
-            return _restored(kept, at, matrix)
+        here, there = ({key for key in _keys(part) if key[0] in ("latent", "logit")} for part in (_rows(kept), rows))
+        if here == there:  # else another tool has changed the file since
+            return _restored(kept, _places(_rows(kept), rows), matrix)
     targets, sources = np.nonzero(matrix)
     about = {"name": cfg.get("model_name"), "processing": None, "n_layers": int(cfg["n_layers"])}
     return assembled(

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,11 @@ class Graph:
     def expanded(self) -> np.ndarray:
         """Which nodes have a row."""
         return (np.diff(self.weights.indptr) > 0) | (self.totals != 0) | (self.rest != 0)
+
+    @cached_property
+    def shares(self) -> csr_array:
+        """Each row's absolute weights, over their sum."""
+        return shares(self.weights)
 
     def row(self, node: int) -> pd.DataFrame:
         """What makes a node: a line for each source, the strongest first, and for `rest` if any; they sum to its total.
@@ -164,3 +170,11 @@ class Graph:
         from .networks import to_networkx
 
         return to_networkx(self)
+
+
+def shares(weights: csr_array) -> csr_array:
+    """Each row's absolute weights, over their sum; a row of zeros stays one."""
+    size, filled = np.abs(weights.data), np.diff(weights.indptr) > 0
+    sums = np.add.reduceat(size, weights.indptr[:-1][filled]) if len(size) else size
+    size /= np.repeat(np.where(sums > 0, sums, 1.0), np.diff(weights.indptr)[filled])
+    return csr_array((size, weights.indices, weights.indptr), weights.shape)

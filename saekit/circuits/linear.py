@@ -18,7 +18,7 @@ def run(
     """
     z = np.where(rest, graph.rest, 0.0)[:, None].repeat(held.shape[1], 1)
     follows, r = graph.expanded & (graph.totals != 0), np.where(np.isnan(held), 1.0, held)
-    for nodes, weights in reversed([*by_layer(graph)]):
+    for nodes, weights in reversed([*by_layer(graph, graph.weights)]):
         z[nodes] += weights @ r
         mine = nodes[follows[nodes]]
         r[mine] = np.where(np.isnan(held[mine]), z[mine] / graph.totals[mine, None], held[mine])

@@ -54,8 +54,9 @@ def write(
     node_threshold: float | None = None,
     listed: bool = False,
 ) -> Path:
-    """Write a graph, whole or not at all, and return the path. Prune first: viewers draw hundreds of nodes, not more.
+    """Write a graph, whole or not at all, and return the path; ".json" is added where it is missing.
 
+    Prune first: viewers draw hundreds of nodes, not more.
     slug: its name there, that of the file unless given. scan: the model's id at Neuronpedia, the last part of the
     model's name unless given; or the names of the transcoders, which become "custom-" and a hash. details: where
     latents are explained, {"feature_json_base_url": ...} (see `explain.save_details`) or {"neuronpedia_source_set":
@@ -66,7 +67,7 @@ def write(
     Neuronpedia takes files of 1 KB to 100 MB. Raises ValueError for names it refuses, nodes without a token, two nodes
     of one id and numbers that no node has; UserWarning where an error is renamed, see `ids.names`.
     """
-    called = names(graph)
+    path, called = path if path.suffix == ".json" else path.with_name(path.name + ".json"), names(graph)
     ids = [name.node_id for name in called]
     metadata = _metadata(graph, path.stem if slug is None else slug, scan) | {
         "feature_details": dict(details or {}),
@@ -106,9 +107,9 @@ def _metadata(graph: Graph, slug: str, scan: str | Sequence[str] | None) -> dict
 
 def _settings(graph: Graph, ids: list[str]) -> dict[str, Any]:
     """What it takes to make the same graph again."""
-    totals = {ids[i]: float(graph.totals[i]) for i in np.flatnonzero(graph.expanded)}
     return {
-        "model": dict(graph.model), "vocab_size": vocabulary(graph), "bound": float(graph.bound), "totals": totals,
+        "totals": {ids[i]: float(graph.totals[i]) for i in np.flatnonzero(graph.expanded)},
+        "model": dict(graph.model), "bound": float(graph.bound), "virtual_ids_from": vocabulary(graph),
         "about": {key: value for key, value in graph.about.items() if key not in _READ},
     }  # fmt: skip
 
@@ -174,7 +175,7 @@ def read(path: Path, coders: Any = None) -> Graph:
             raise ValueError(f"{odd[0]!r} is no list of objects")
         (tokens,) = needed(path, metadata, "prompt_tokens")
         own, chosen = metadata.get("generation_settings") or {}, file.get("qParams") or {}
-        rows = [_row(node, tokens, metadata.get("schema_version") == 1, own.get("vocab_size")) for node in nodes]
+        rows = [_row(node, tokens, metadata.get("schema_version") == 1, own.get("virtual_ids_from")) for node in nodes]
         number = _numbered([node["node_id"] for node in nodes])
         last = max((row[1] for row in rows if row[0] == "logit"), default=max((row[1] for row in rows), default=0) + 1)
         ids = {row[2]: row[3] for row in rows if row[0] == "token"}
@@ -196,7 +197,7 @@ def _objects(part: Any) -> bool:
     return isinstance(part, list) and all(isinstance(each, dict) for each in part)
 
 
-def _row(node: Mapping[str, Any], tokens: Sequence[str], paired: bool, vocab_size: int | None) -> tuple:
+def _row(node: Mapping[str, Any], tokens: Sequence[str], paired: bool, virtual: int | None) -> tuple:
     """A node as a row of `Graph.nodes`. Its feature_type tells its kind; ids alone are ambiguous in some files."""
     kind, found, pos = _kind(node, len(tokens))
     label, index = str(node.get("clerp") or ""), int(found.get("index") or -1)
@@ -213,7 +214,7 @@ def _row(node: Mapping[str, Any], tokens: Sequence[str], paired: bool, vocab_siz
         return found["kind"] or kind, -1, pos if found["kind"] else -1, -1, 0.0, 0.0, label or kind
     said = _OUTPUT.fullmatch(label)
     chance = node.get("token_prob", said and said[2])
-    index = -1 if vocab_size is not None and index >= vocab_size else index
+    index = -1 if virtual is not None and index >= virtual else index
     return "logit", int(node["layer"]) - 1, pos, index, 0.0, float(chance or 0.0), said[1] if said else label
 
 

@@ -68,7 +68,7 @@ def from_torch(path: Path, remedy: str = "Save the state_dict alone.") -> dict[s
             f"{str(path)!r} holds more than tensors and plain data, so reading it could run code; it was not read. "
             f"{remedy} ({_refused(error)})"
         ) from error
-    except (RuntimeError, EOFError, ValueError) as error:
+    except Exception as error:  # what PyTorch makes of a damaged pickle is anything, AssertionError for one
         raise ValueError(f"{str(path)!r} is not a whole PyTorch file ({error}); copy or download it again") from error
     if not isinstance(found, dict):
         raise ValueError(f"{str(path)!r} holds a {type(found).__name__}, expected a dict of tensors")
@@ -84,7 +84,7 @@ def _refused(error: pickle.UnpicklingError) -> str:
 def settings(path: Path) -> dict[str, Any]:
     """A JSON object from a file. Raises ValueError when there is none."""
     try:
-        found = json.loads(path.read_text())
+        found = json.loads(path.read_text("utf-8"))
     except FileNotFoundError as error:
         raise ValueError(
             f"{path.name!r} is missing in {str(path.parent)!r}: without it the weights say too little"

@@ -42,7 +42,7 @@ def _head(data: Mapping[str, Any]) -> str:
     prompt = "".join(piece(INDENT.sub(r"\1  ", token)) for token in data["prompt"])
     return (
         f'<div class="sk-head"><div><h3 class="sk-title">{esc(finding(data))}</h3><p class="sk-sub">What made it, after '
-        f'<span class="sk-mono sk-tok">{prompt}</span></p></div><span class="sk-group">{undo}{saves}</span></div>'
+        f'<span class="sk-mono cv-prompt">{prompt}</span></p></div><span class="sk-group">{undo}{saves}</span></div>'
     )
 
 
@@ -146,7 +146,7 @@ def _about(pin: Mapping[str, Any], i: int) -> str:
 
 def _made_of(pin: Mapping[str, Any]) -> str:
     if not pin["parts"]:
-        return f'<p class="sk-cap">{esc(pin["why"])}</p>'
+        return f'<p class="sk-cap cv-made">{esc(pin["why"])}</p>'
     unit, digits = (f"% of {pin['of']}", 1) if pin["shares"] else (f"units of {pin['of']}", 2)
     drawn = waterfall(named_parts(pin["parts"]), unit="%" if pin["shares"] else "", digits=digits)
     pale = (
@@ -154,7 +154,7 @@ def _made_of(pin: Mapping[str, Any]) -> str:
         if any(p.get("pale") for p in named_parts(pin["parts"]))
         else ""
     )
-    return f'<div><h4 class="sk-h">Its input, in {esc(unit)}</h4>{drawn}{pale}</div>'
+    return f'<div class="cv-made"><h4 class="sk-h">Its input, in {esc(unit)}</h4>{drawn}{pale}</div>'
 
 
 def _change(pin: Mapping[str, Any]) -> str:

@@ -40,7 +40,7 @@ def named_parts(parts: Sequence[Mapping[str, Any]], most: int = MOST) -> list[Ma
 def _together(parts: Sequence[Mapping[str, Any]], pale: bool) -> list[Mapping[str, Any]]:
     """Parts without a name of their own: those that are in the picture, or those that are not."""
     mine = [part for part in parts if bool(part.get("pale")) == pale]
-    name = f"{len(mine)} not shown" if pale else f"{len(mine)} others"
+    name = f"{len(mine)} not shown" if pale else f"{len(mine)} other{'s' * (len(mine) > 1)}"
     return [{"name": name, "value": sum(p["value"] for p in mine), "plain": True, "pale": pale}] if mine else []
 
 

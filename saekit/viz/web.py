@@ -75,7 +75,8 @@ def _places(nodes: Sequence[Mapping], levels: int, columns: int) -> tuple[dict[A
     place: dict[Any, Place] = {}
     for (level, column), cell in cells.items():
         _stand(cell, lefts[column] + widths[column] / 2, ys[level], place)
-    _stand(last, max(width - max(map(_long, last), default=0) / 2 - 6, GUTTER), ys[top], place)
+    long = max(map(_long, last), default=0)
+    _stand(last, max(width - long / 2 - 6, GUTTER) if columns > 1 else lefts[0] + widths[0] / 2, ys[top], place)
     return place, ys, width
 
 
@@ -112,7 +113,7 @@ def wide(node: Mapping[str, Any]) -> float:
 
 def _stretched(widths: Sequence[float], room: float) -> list[float]:
     """At least the width of the room in all; what is over goes to the columns in proportion to theirs, and up to a limit."""
-    over = min(room / max(sum(widths), 1), 2.6)
+    over = min(room / max(sum(widths), 1), 2.6 if len(widths) > 1 else room)
     return [w * max(over, 1.0) for w in widths]
 
 
@@ -210,7 +211,7 @@ def _pill(node: Mapping[str, Any]) -> str:
     w = wide(node) - 12
     return (
         f'<rect class="halo" x="{-w / 2 - 4:.0f}" y="-17" width="{w + 8:.0f}" height="34" rx="17"/><rect class="body" x="{-w / 2:.0f}" y="-13" '
-        f'width="{w:.0f}" height="26" rx="13"/><circle class="count" cx="{14 - w / 2:.0f}" r="9"/><text class="v" x="{14 - w / 2:.0f}" y="4" '
+        f'width="{w:.0f}" height="26" rx="13"/><circle class="count" cx="{14 - w / 2:.0f}" r="9"/><text class="v many" x="{14 - w / 2:.0f}" y="4" '
         f'text-anchor="middle">{node["count"]}</text><text class="in" x="12" y="4" text-anchor="middle">{esc(node["text"])}</text>'
     )
 

@@ -213,10 +213,15 @@ class CircuitView(View):
         kept, wiring = self._kept(), self._wiring
         inside = kept.nodes | ~wiring.drawn
         number = {int(old): new for new, old in enumerate(np.flatnonzero(inside))}
-        groups = [(g["name"], [number[i] for i in g["nodes"] if i in number]) for g in self._state["groups"]]
+        groups: dict[str, list[int]] = {}
+        for group in self._state["groups"]:
+            name = group["name"] if group["name"] not in groups else f"{group['name']} {len(groups) + 1}"
+            groups[name] = [number[i] for i in group["nodes"] if i in number]
         pinned = [number[i] for i in self._members(self._state["pin"]) if i in number]
         graph = subgraph(self.graph, inside, wiring.shown(kept).weights)
-        return graph.to_neuronpedia(path, pinned=pinned, supernodes=[group for group in groups if group[1]])
+        return graph.to_neuronpedia(
+            path, pinned=pinned, supernodes={name: nodes for name, nodes in groups.items() if nodes}
+        )
 
     def title(self) -> str:
         return finding(self.compute())

@@ -116,7 +116,9 @@ export default {
         return now(area, area.dataset.act, [x, y]);
       }
       const node = event.target.closest("[data-act]");
-      if (node && !/^(INPUT|SELECT|TEXTAREA)$/.test(node.nodeName) && !node.disabled) now(node, acts(node, event), node.dataset.arg ?? "");
+      if (!node || /^(INPUT|SELECT|TEXTAREA)$/.test(node.nodeName) || node.disabled) return;
+      if (event.shiftKey && node.dataset.shift) node.focus({ preventScroll: true }); // Lab takes the focus of such a click
+      now(node, acts(node, event), node.dataset.arg ?? "");
     });
     root.addEventListener("input", event => {
       const node = event.target;

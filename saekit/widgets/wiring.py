@@ -88,7 +88,7 @@ class Wiring:
     def _call(self, i: int) -> str:
         if self.kind[i] == "latent":
             return f"{self.index[i]} {self.names[i] or self.place(i)}"
-        if self.kind[i] == "token":
+        if self.kind[i] in ("token", "logit"):
             return short(self.names[i], 24)
         return f"error, {self.place(i)}" if self.kind[i] == "error" else self.names[i]
 

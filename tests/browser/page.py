@@ -56,9 +56,13 @@ rows += [("relu-32", "relu", 33.0, 0.15), ("pca-32", "pca", 32.0, 0.3)]
 frontier = pd.DataFrame(rows, columns=["name", "variant", "l0", "fvu"]).assign(control=lambda t: t.variant == "pca")
 widgets.ParetoPlot(frontier)""",
     "geometry": "widgets.ToyGeometry(5, 0.05)",
+    "circuit": """transcoders = sk.load("tiny-python/mlp/transcoders")
+graph = sk.trace(model, transcoders, "def area(width, height):\\n    return width *")
+widgets.CircuitView(graph, model)""",
     "files": """from pathlib import Path
 shown = {"card": widgets.FeatureCard(features, latent), "browser": widgets.FeatureBrowser(features)}
 shown["strip"] = widgets.TokenStrip(model, coder, code, latent)
+shown["circuit"] = widgets.CircuitView(graph)
 shown["microscope"] = widgets.PromptMicroscope(model, coder, code, code.upper(), features=features)
 for name, widget in shown.items():
     Path(name + ".html").write_text(widget.to_html(), "utf-8")""",
@@ -76,6 +80,16 @@ scope""",
     "hostile game": """said = explain.Explanation(hostile[0] + hostile[1] + " `x`")
 widgets.JudgeGame(features, latent, explanation=said, game="fuzzing")""",
     "hostile steer": 'widgets.SteerSlider(model, coder, latent, " ".join(hostile[:4]), maximum=9.0, strength=1.0)',
+    "hostile circuit": """from dataclasses import replace
+from itertools import cycle
+words = cycle(text[:200] for text in hostile)
+said = [next(words) if kind in ("token", "latent", "logit") else kind for kind in graph.nodes["kind"]]
+tokens = tuple(next(words) for _ in graph.tokens)
+circuit = widgets.CircuitView(replace(graph, nodes=graph.nodes.assign(label=said), tokens=tokens))
+circuit.act("suggest", "")
+circuit.act("pin", "g0")
+circuit.act("rename", hostile[0] + hostile[1])
+circuit""",
     "hostile quiz": "widgets.Quiz(hostile[0] + hostile[4], hostile, 0, hostile[1])",
     "plain": """from saekit import viz
 viz.show(widgets.FeatureBrowser(features).static(widgets.FeatureBrowser(features).compute()))""",
