@@ -15,11 +15,11 @@ import torch
 
 from .. import io
 from ..hooks import hub_answers, load_model
-from . import glossary, machine, nb00, nb01, nb02, nb03, nb04, nb05, nb06, nb15
+from . import glossary, machine, nb00, nb01, nb02, nb03, nb04, nb05, nb06, nb10, nb15
 from .exercise import Exercise, Setting, judge
 from .progress import Progress
 
-LESSONS = (nb00, nb01, nb02, nb03, nb04, nb05, nb06, nb15)
+LESSONS = (nb00, nb01, nb02, nb03, nb04, nb05, nb06, nb10, nb15)
 CHAPTERS = {lesson.CHAPTER.number: lesson.CHAPTER for lesson in LESSONS}
 MEASURED = Path(__file__).parents[1] / "assets" / "measured.json"
 SOLUTION_AFTER = 2  # failed checks
@@ -242,10 +242,13 @@ class Lesson:
 
     def facts(self) -> dict[str, str]:
         """What the status line shows, in order."""
-        site = getattr(getattr(self.coder, "site", None), "name", None)
+        site = getattr(self.coder, "site", None)
+        reads = (
+            (site.name if len(site.reads) == 1 else f"{site.reads[0]} and {len(site.reads) - 1} more") if site else None
+        )
         return {
             "model": str(self.model.cfg.model_name) if self.model else "none, toys only",
-            "coder": f"{self.coder.d_sae:,} latents at {site}".replace(",", "\u202f") if self.coder else "none",
+            "coder": f"{self.coder.d_sae:,} latents at {reads}".replace(",", "\u202f") if self.coder else "none",
             "network": "online" if self.online else "offline",
             "threads": str(torch.get_num_threads()),
             "memory": machine.memory(),

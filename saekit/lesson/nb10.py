@@ -1,0 +1,638 @@
+"""Exercises and quiz of notebook 10. The references have no annotations, so that a solution runs where it is pasted."""
+
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import lru_cache
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float, Float64, Int
+from torch import Tensor
+
+from ..attribute import logit_diff
+from ..attribute.targets import token_id
+from ..circuits import Graph, trace
+from ..circuits.influence import Block, by_layer, flow
+from ..circuits.intervene import Latent
+from ..circuits.supernodes import between, suggest
+from ..circuits.trace import Progress
+from ..corpus import pieces
+from ..hooks import freezes
+from ..viz.html import Html, esc
+from ..viz.transcoder import two_coders
+from ..viz.waterfall import waterfall
+from .exercise import Chapter, Exercise, NotYet, Question, Setting, first_fault, not_a_function, tried
+from .nb06 import plain
+
+SOLVED = ("print(values[0", "]", ")")  # prompt, answer, rival
+UNSOLVED = ("def f(self, path, size):\n    self.size =", " size", " path")
+OTHERS = (
+    SOLVED,
+    UNSOLVED,
+    ("first = rows[max(counts)", "]", ")"),
+    ("import os\nimport sys\n\nprint(os", ".", ")"),
+    ("for item", " in", ","),
+    ("with open(path)", " as", ":"),
+)
+LEGIBLE = 60  # nodes of a pruned graph
+GROUPS, MEMBERS, BAR = 6, 4, 0.6  # 10.3
+Groups = Mapping[str, Sequence[Latent]]
+HELD = ("patterns", "norms", "mlps")
+COLOURS = ("#de721e", "#3f86cf", "#199267", "#828487")
+
+
+# -- 10.1
+
+
+def direct_effect(read, activation, decoder, encoder, bias):
+    """What a latent adds to the pre-activation of a later one by the direct way, all between them held."""
+    hold = ("patterns", "norms", "mlps")
+    write = activation * decoder
+    return (read(write, hold) - read(0 * write, hold)) @ encoder
+
+
+class Reader:
+    """`read(extra, hold)`: what the MLP of one layer reads at one token, [d], when `extra` is added to what the MLP of
+    an earlier layer writes at some token. hold: what stays as it was on the prompt, any of HELD; else it answers.
+
+    source, target: (layer, position). Raises ValueError for other words in `hold`.
+    """
+
+    def __init__(self, model: Any, tokens: Int[Tensor, "1 pos"], source: tuple[int, int], target: tuple[int, int]):
+        self.model, self.tokens, self.source, self.target = model, tokens, source, target
+        self.was: dict[str, Tensor] = {}
+        with torch.no_grad(), model.hooks([(name, self._keep) for name in self._names(HELD)]):
+            model(tokens)
+
+    def _keep(self, x: Tensor, hook: Any) -> None:
+        self.was[hook.name] = x
+
+    def _names(self, hold: Sequence[str]) -> list[str]:
+        model, first = self.model, self.source[0] + 1
+        mlps = [f"blocks.{layer}.hook_mlp_out" for layer in range(first, model.cfg.n_layers)] if "mlps" in hold else []
+        return [name for name in model.hook_dict if freezes(name, "patterns" in hold, "norms" in hold)] + mlps
+
+    @torch.no_grad()
+    def __call__(self, extra: Float[Tensor, " d"], hold: Sequence[str] = ()) -> Float[Tensor, " d"]:
+        hold = (hold,) if isinstance(hold, str) else hold
+        if unknown := [word for word in hold if word not in HELD]:
+            raise ValueError(f"hold={unknown[0]!r}: there are {', '.join(HELD)}")
+        (layer, at), (later, there), found = self.source, self.target, []
+
+        def write(x: Tensor, hook: Any) -> Tensor:
+            return x.index_add(1, torch.tensor([at]), extra.detach()[None, None].to(x))
+
+        hooks = [(name, lambda x, hook: self.was[hook.name]) for name in self._names(hold)]
+        hooks += [(f"blocks.{layer}.hook_mlp_out", write)]
+        hooks += [(f"blocks.{later}.mlp.hook_in", lambda x, hook: found.append(x[0, there]))]
+        with self.model.hooks(hooks):
+            self.model(self.tokens)
+        return found[0]
+
+
+def way(model: Any, coders: Any, graph: Graph, source: int, target: int) -> tuple:
+    """What `direct_effect` takes, for two latents of a graph: (read, activation, decoder, encoder, bias)."""
+    (layer, p, i), (later, q, j) = (place(graph, node) for node in (source, target))
+    a, b = coders.banks[layer], coders.banks[later]
+    read = Reader(model, torch.tensor([graph.ids]), (layer, p), (later, q))
+    activation = float(graph.nodes["activation"][source])
+    return read, activation, a.W_dec[i].detach(), b.W_enc[:, j].detach(), float(b.b_enc[j])
+
+
+def strong_edges(graph: Graph, n: int = 5) -> list[tuple[int, int]]:
+    """(source, target) of the strongest edge between latents into each of n latents that are most influential."""
+    latent, influence = (graph.nodes["kind"] == "latent").to_numpy(), graph.influence()
+    order = np.argsort(-np.where(latent & graph.expanded, influence, -1))
+    rows = ((np.where(latent, graph.weights[[target]].toarray()[0], 0.0), target) for target in order.tolist())
+    return [(int(np.abs(row).argmax()), target) for row, target in islice((r for r in rows if r[0].any()), n)]
+
+
+def _chosen_edge(setting: Setting) -> tuple[Graph, int, int]:
+    """A strong edge over several layers, so that norms, patterns and MLPs all lie on the way."""
+    graph = traced(*setting, *SOLVED)
+    layer = graph.nodes["layer"].to_numpy()
+    pairs = strong_edges(graph, 20)
+    return graph, *next((pair for pair in pairs if layer[pair[1]] - layer[pair[0]] > 1), pairs[0])
+
+
+def _effects(read: Reader, activation: float, decoder: Tensor, encoder: Tensor, bias: float) -> Iterator:
+    """What known slips give, and what to say of each."""
+    write = activation * decoder
+
+    def rise(hold: Sequence[str], extra: Tensor = write) -> float:
+        return float((read(extra, hold) - read(0 * write, hold)) @ encoder)
+
+    right, whole = rise(HELD), float(read(write, HELD) @ encoder)
+    yield rise(()), "Nothing is held. MLPs, heads and norms in between all answer: this is the total effect."
+    yield (
+        rise(("patterns", "mlps")),
+        "The norms are not held. What is added changes the size that they divide by, so the effect is not linear.",
+    )
+    yield rise(("norms", "mlps")), "The attention patterns are not held: the heads begin to look elsewhere."
+    yield rise(("patterns", "norms")), "The MLPs in between are not held. Their answers are other nodes of the graph."
+    yield whole, "This is all that the target reads. Take away what it reads without the extra."
+    yield whole + bias, "This is the whole pre-activation. What of it comes from the source? Take the difference."
+    yield (
+        right + bias,
+        "The target's bias is in it. It is there with and without the source, so it is no part of the edge.",
+    )
+    yield -right, "The sign is turned: with the extra, less without."
+    yield (
+        rise(HELD, decoder),
+        "This is the effect of one unit. The source is on by `activation`, so it writes that many.",
+    )
+    yield (
+        float(write @ encoder),
+        "A dot product alone skips the way: heads and norms lie between what is written and what is read.",
+    )
+    yield rise(HELD, activation * encoder), "You send the encoder along the way. It says what a latent looks for."
+
+
+def _effect_faults(answer: Any, setting: Setting) -> Iterator[str]:
+    yield from not_a_function(answer, "direct_effect")
+    graph, source, target = _chosen_edge(setting)
+    given = way(*setting, graph, source, target)
+    got = torch.as_tensor(tried(answer, *given)).detach()
+    if got.numel() != 1:
+        yield f"The shape is {tuple(got.shape)}. An edge is one number: take the dot product with the encoder."
+    right, got = float(graph.weights[target, source]), float(got)
+    if not _near(got, right):
+        said = (said for slip, said in _effects(*given) if _near(got, slip))
+        yield next(
+            said, f"This edge is {got:.3g} by yours, and other in the graph. Hold everything; with less without."
+        )
+
+
+def _near(a: float, b: float) -> bool:
+    return abs(a - b) <= 1e-4 * (1 + abs(b))
+
+
+# -- 10.2
+
+
+def influence_and_kept(weights, p, share):
+    """The influence of every node [n], and the fewest nodes that hold `share` of all of it."""
+    size = np.abs(weights)
+    sums = size.sum(1, keepdims=True)
+    A = size / np.where(sums > 0, sums, 1)
+    influence = p @ np.linalg.inv(np.eye(len(A)) - A) - p
+    order = np.argsort(-influence)
+    enough = 1 + np.searchsorted(np.cumsum(influence[order]), share * influence.sum())
+    return influence, order[:enough]
+
+
+def _small_graph(n: int = 30, inputs: int = 6, seed: int = 0) -> tuple[Float64[np.ndarray, "n n"], np.ndarray]:
+    """(weights, p): sources stand before their targets, inputs have no row, the last two nodes are targets."""
+    draw = np.random.default_rng(seed)
+    weights = np.tril(draw.normal(size=(n, n)) * (draw.random((n, n)) < 0.6) * draw.exponential(size=n), -1)
+    weights[:inputs] = 0
+    weights[-1, -2] = 0
+    p = np.zeros(n)
+    p[-2:] = 0.55, 0.25
+    return weights, p
+
+
+def _shares(weights: np.ndarray, by: int) -> np.ndarray:
+    """Weights divided by their sum along an axis, where it is not 0."""
+    sums = weights.sum(by, keepdims=True)
+    return np.divide(weights, sums, out=np.zeros_like(weights), where=sums != 0)
+
+
+def _influences(weights: np.ndarray, p: np.ndarray) -> Iterator[tuple[np.ndarray, str]]:
+    """What known slips give, and what to say of each."""
+
+    def all_paths(A: np.ndarray) -> np.ndarray:
+        return p @ np.linalg.inv(np.eye(len(A)) - A)
+
+    size = np.abs(weights)
+    A = _shares(size, 1)
+    yield all_paths(A), "The targets themselves are counted. Take p away: a target does not explain itself."
+    signed = "Signs are kept, so paths cancel. Influence asks how much runs along an edge, whatever its sign."
+    yield all_paths(_shares(weights, 1)) - p, signed
+    yield all_paths(weights / np.where(size.sum(1) > 0, size.sum(1), 1)[:, None]) - p, signed
+    yield all_paths(weights) - p, f"{signed} And each row should sum to 1."
+    yield (
+        all_paths(size) - p,
+        "The rows are not divided by their sums, so a node with large weights gives away too much.",
+    )
+    columns = "You divided by the sums of the columns. What a node gets is shared among its sources: its row sums to 1."
+    yield all_paths(_shares(size, 0)) - p, columns
+    yield p @ A, "That is one step only. Influence runs along paths of every length: A + A^2 + A^3 + ..."
+    yield p @ (A + A @ A), "Those are two steps. Influence runs along paths of every length."
+    yield np.linalg.inv(np.eye(len(A)) - A) @ p - p, "The matrix is on the wrong side. Rows are targets, so it is p A."
+    yield all_paths(A) - p / p.sum(), "You took away another p than the one you began with."
+
+
+def _influence_faults(answer: Any, _: Setting) -> Iterator[str]:
+    yield from not_a_function(answer, "influence_and_kept")
+    weights, p = _small_graph()
+    given = tried(answer, weights.copy(), p.copy(), 0.8)
+    if not isinstance(given, tuple | list) or len(given) != 2:
+        yield "Return two things: the influence of every node, and the nodes that are kept."
+    got, kept = np.asarray(given[0], float), np.asarray(given[1])
+    if got.shape != p.shape:
+        yield f"The influence has shape {got.shape}. Wanted is one number for each of {len(p)} nodes."
+    right, enough = influence_and_kept(weights, p, 0.8)
+    if not np.allclose(got, right):
+        said = (said for slip, said in _influences(weights, p) if slip.shape == got.shape and np.allclose(got, slip))
+        yield next(said, "This is another influence. Absolute values; rows that sum to 1; p (A + A^2 + ...).")
+    nodes = set(np.flatnonzero(kept).tolist() if kept.dtype == bool else kept.astype(int).tolist())
+    if nodes != set(enough.tolist()):
+        yield f"The influence is right. {_kept_fault(nodes, right, len(enough))}"
+
+
+def _kept_fault(nodes: set[int], influence: np.ndarray, enough: int) -> str:
+    order, share = np.argsort(-influence), influence[[*nodes]].sum() / influence.sum()
+    if nodes == set(order[: enough - 1].tolist()):
+        return f"Your nodes hold {share:.1%}, just too little. The one that crosses the line belongs to them."
+    if nodes == set(order[: round(0.8 * len(influence))].tolist()):
+        return "You keep 80 % of the nodes. Wanted are the nodes that hold 80 % of the influence."
+    if nodes == set(np.flatnonzero(influence >= 0.8 * influence.max()).tolist()):
+        return "You compare with the largest one. Wanted is a share of the sum."
+    if nodes == set(np.argsort(influence)[: len(nodes)].tolist()):
+        return "You began with the weakest nodes. Sort from the strongest."
+    return f"You keep {len(nodes)} nodes with {share:.1%} of it. Wanted are the fewest that hold 80 %: the strongest."
+
+
+# -- 10.3
+
+
+def supernodes(setting):
+    """Up to six groups of latents, {name: [(layer, position, latent), ...]}, that most influence runs through."""
+    graph, _ = legible(traced(*setting, *UNSOLVED))
+    pos, found = graph.nodes.pos, {}
+    for nodes in suggest(graph, 0.7).values():  # alike in what they write, in their edges and in their places
+        for at in sorted({*pos[nodes]}):
+            mine = [node for node in nodes if pos[node] == at][:4]
+            found[f"{graph.tokens[at].strip()} at {at}: {', '.join(graph.nodes.label[mine])}"] = mine
+    best = sorted(found, key=lambda name: -explained(graph, found[name]))[:6]
+    return {name: [place(graph, node) for node in found[name]] for name in best}
+
+
+def explained(graph: Graph, nodes: Sequence[int]) -> float:
+    """The share of the targets' influence that runs through these nodes; a path through several counts once."""
+    nodes, start = [*nodes], graph.nodes["probability"].to_numpy()
+    blocks = (Block(row[on], w[on]) for row, w in by_layer(graph) for on in [~np.isin(row, nodes)])  # they pass none on
+    return float(flow(blocks, start)[nodes].sum() / start.sum())
+
+
+@lru_cache(maxsize=8)
+def legible(graph: Graph, most: int = LEGIBLE) -> tuple[Graph, float]:
+    """(the pruned graph, the share of the influence its nodes hold): the largest, in whole percent, of few nodes."""
+    share = (bisect_right(range(100), most, key=lambda percent: len(graph.prune(percent / 100))) - 1) / 100
+    return graph.prune(share), share
+
+
+@lru_cache(maxsize=8)
+def traced(model: Any, coders: Any, prompt: str, right: str, wrong: str) -> Graph:
+    """The graph of a choice between two tokens, traced once."""
+    return trace(model, coders, prompt, logit_diff(right, wrong))
+
+
+def place(graph: Graph, node: int | np.integer) -> Latent:
+    """(layer, position, index) of a node."""
+    layer, pos, index = graph.nodes.loc[node, ["layer", "pos", "index"]]
+    return int(layer), int(pos), int(index)
+
+
+def grouped(view: Any) -> dict[str, list[Latent]]:
+    """The groups of a `CircuitView`, as exercise 10.3 wants them."""
+    return {group["name"]: [place(view.graph, node) for node in group["nodes"]] for group in view.state["groups"]}
+
+
+def members(graph: Graph, groups: Groups) -> list[int]:
+    """The nodes of a graph that are in groups. Raises ValueError for one that it does not have."""
+    at = {place(graph, node): node for node in np.flatnonzero(graph.nodes["kind"] == "latent").tolist()}
+    keys = [tuple(key) for group in groups.values() for key in group]
+    if missing := [key for key in keys if key not in at]:
+        raise ValueError(f"{missing[0]} is no latent of this graph: (layer, position, latent)")
+    return [at[key] for key in keys]
+
+
+def _group_faults(answer: Any, setting: Setting) -> Iterator[str]:
+    if callable(answer):
+        yield "This is a function. Hand over the groups themselves: what it returns."
+    groups = {str(name): [tuple(map(int, key)) for key in keys] for name, keys in dict(answer).items()}
+    if not any(groups.values()):
+        raise NotYet
+    graph, _ = legible(traced(*setting, *UNSOLVED))
+    yield from _member_faults(graph, [key for keys in groups.values() for key in keys])
+    for name, keys in groups.items():
+        if len({pos for _, pos, _ in keys}) > 1:
+            words = ", ".join(repr(graph.tokens[pos]) for pos in sorted({pos for _, pos, _ in keys}))
+            yield f"Group {name!r} joins several tokens: {words}. One supernode, one place."
+        if len(keys) > MEMBERS:
+            yield f"Group {name!r} has {len(keys)} latents. At most {MEMBERS}: a group of everything says nothing."
+    if len(groups) > GROUPS:
+        yield f"These are {len(groups)} supernodes. At most {GROUPS}, so that somebody can follow the story."
+    nodes = members(graph, groups)
+    share, added = explained(graph, nodes), float(graph.influence()[nodes].sum())
+    if share < BAR <= added:
+        yield (
+            f"{share:.0%} of the influence runs through them. Their influences add up to {added:.0%}, but a path that "
+            "meets two of them counts once."
+        )
+    if share < BAR:
+        yield f"{share:.0%} of the influence runs through them; {BAR:.0%} are wanted. Which large nodes are left?"
+
+
+def _member_faults(graph: Graph, keys: list[tuple]) -> Iterator[str]:
+    kinds = {place(graph, node): kind for node, kind in enumerate(graph.nodes["kind"])}
+    for key in keys:
+        if len(key) != 3:
+            yield f"{key} is no place of a latent: give (layer, position, latent)."
+        kind = kinds.get(key)
+        if kind == "logit":
+            yield f"{key} is the target. It does not explain itself: logits do not count."
+        if kind == "error":
+            yield f"{key} is an error, what the transcoders leave out. It has influence, but it explains nothing."
+        if kind is None:
+            yield f"{key} is not in the pruned graph, so it holds little: choose among the latents of the table."
+        if kind != "latent":
+            yield f"{key} is a {kind}, which is given, not computed. Group latents."
+    if twice := [key for key in keys if keys.count(key) > 1]:
+        yield f"{twice[0]} is there twice. It can be told once."
+
+
+# -- what the notebook shows
+
+
+@torch.no_grad()
+def odds(model: Any, prompts: Sequence[tuple[str, str, str]]) -> pd.DataFrame:
+    """For (prompt, answer, rival): the probabilities of both, and the likeliest next token."""
+    rows = []
+    for text, answer, rival in prompts:
+        p = model(model.to_tokens(text, prepend_bos=True))[0, -1].softmax(-1)
+        ids = [token_id(model, token, len(p)) for token in (answer, rival)]
+        top = pieces(model.tokenizer, [int(p.argmax())])[0]
+        rows.append((repr(text), repr(answer), float(p[ids[0]]), repr(rival), float(p[ids[1]]), repr(top)))
+    return pd.DataFrame(rows, columns=["prompt", "answer", "p of it", "rival", "p of rival", "likeliest"]).round(2)
+
+
+def edges(model: Any, coders: Any, graph: Graph, direct_effect: Callable, n: int = 5) -> pd.DataFrame:
+    """Strong edges between latents, by a function as in exercise 10.1, and as the graph has them."""
+    rows = []
+    for source, target in strong_edges(graph, n):
+        found = float(direct_effect(*way(model, coders, graph, source, target)))
+        rows.append((_said_of(graph, source), _said_of(graph, target), found, graph.weights[target, source]))
+    return pd.DataFrame(rows, columns=["source", "target", "yours", "graph"])
+
+
+def _said_of(graph: Graph, node: int) -> str:
+    layer, pos, latent = place(graph, node)
+    return f"latent {latent} of layer {layer} at {graph.tokens[pos]!r}"
+
+
+def gap(graph: Graph) -> float:
+    """By how much the sum of a row misses its total, at most: rounding."""
+    sums = np.asarray(graph.weights.sum(axis=1)).ravel() + graph.rest
+    return float(np.abs(sums - graph.totals)[graph.expanded].max())
+
+
+def bar(what: str = "rows") -> Callable[[Progress], None]:
+    """A `progress` for `sk.trace`, shown as a bar."""
+    from tqdm.auto import tqdm
+
+    shown = tqdm(desc=what, unit="row")
+
+    def tell(now: Progress) -> None:
+        shown.total = now.latents
+        shown.set_postfix_str(f"{now.left:.1%} of the influence left")
+        shown.update(now.rows - shown.n)
+
+    return tell
+
+
+def made_of(graph: Graph, node: int) -> pd.Series:
+    """A row added up by kind, in shares of its total; latents by layer. All kinds that there are; they sum to 1."""
+    row = graph.row(node)
+    nodes = graph.nodes.reindex(row["source"])
+    kind = nodes["kind"].fillna("rest").to_numpy().astype(str)
+    layer = nodes["layer"].fillna(-1).astype(int).astype(str).to_numpy()
+    kind = np.where(kind == "latent", np.char.add("latents, layer ", layer), kind)
+    found = row.groupby(kind)["share"].sum()
+    return found[found != 0].reindex([*sorted(found.index, key=lambda k: ("latent" in k, k))]).dropna()
+
+
+def falls(parts: pd.Series, title: str) -> Html:
+    """Shares that sum to 1, as a waterfall."""
+    drawn = waterfall([{"name": name, "value": 100 * share} for name, share in parts.items()])
+    head = f'<div class="sk-head"><div><h3 class="sk-title">{esc(title)}</h3></div></div>'
+    return Html(f'<section class="sk">{head}<div class="sk-body">{drawn}</div></section>')
+
+
+def picture() -> Html:
+    """An SAE and a transcoder, side by side."""
+    return two_coders(
+        (
+            "It rewrites an activation as a few latents and puts it back. The MLPs between two SAEs still compute.",
+            "It reads what the MLP reads and gives what the MLP adds, so it can stand in for the MLP.",
+        )
+    )
+
+
+def biggest(graph: Graph, features: Sequence[Any], n: int = 8) -> pd.DataFrame:
+    """The latents with the largest influence: where they are, at which tokens they are on elsewhere, how often.
+
+    edge: their direct edge into the target; an influence without one acts through other latents. The index is the node.
+    """
+    influence = np.where(graph.nodes["kind"] == "latent", graph.influence(), -1)
+    row = graph.weights[[len(graph) - 1]].toarray()[0]
+    table = []
+    for node in np.argsort(-influence)[:n].tolist():
+        layer, pos, latent = place(graph, node)
+        of = features[layer].table.loc[latent]
+        on = " ".join(map(repr, of.tokens[:3]))
+        table.append((layer, pos, latent, repr(graph.tokens[pos]), influence[node], row[node], of.density, on))
+    columns = ["layer", "position", "latent", "token", "influence", "edge", "density", "on at"]
+    return pd.DataFrame(table, np.argsort(-influence)[:n], columns).round({"influence": 3, "edge": 2, "density": 3})
+
+
+def trials(graph: Graph, model: Any, groups: Groups, factors: Sequence[float] = (0, -1, 2), **how: Any) -> pd.DataFrame:
+    """Groups of latents times factors: what the graph says of the target, and what the model does.
+
+    direct: the edges alone. predicted: along all paths, gates, norms and patterns held. actual: the model goes on from
+    the changed latents; how: what `graph.intervene` takes. agree: predicted and actual have the same sign. Groups are
+    given as (layer, position, latent), so the graph may be another than the one they were found in.
+    """
+    columns = (graph.nodes[c] for c in ("layer", "pos", "index", "activation"))
+    value = {tuple(key): a for *key, a in zip(*columns, strict=True)}
+    names = [(name, factor) for name in groups for factor in factors]
+    changes = [{key: factor * value[key] for key in groups[name]} for name, factor in names]
+    target = len(graph) - 1
+    table = pd.DataFrame(names, columns=["group", "factor"])
+    table["direct"] = [graph.predict(one)[target] for one in changes]
+    table["predicted"] = [graph.predict(one, constrained=False)[target] for one in changes]
+    done = graph.intervene(model, changes, **{"constrained": False} | how)
+    table["actual"] = [outcome.after[target] - outcome.before[target] for outcome in done]
+    return table.assign(agree=np.sign(table["predicted"]) == np.sign(table["actual"]))
+
+
+def by_token(graph: Graph) -> pd.Series:
+    """For each place, the share of the influence that runs through latents there; a path may meet several."""
+    latents = graph.nodes[graph.nodes["kind"] == "latent"]
+    found = {f"{graph.tokens[pos]} at {pos}": explained(graph, [*mine.index]) for pos, mine in latents.groupby("pos")}
+    return pd.Series(found)
+
+
+def tested(graph: Graph, small: Graph, model: Any, groups: Groups) -> pd.DataFrame:
+    """`trials` of groups, and of each latent of the pruned graph, set to zero; kind says which."""
+    latents = np.flatnonzero(small.nodes["kind"] == "latent").tolist()
+    keys = [place(small, node) for node in latents]
+    singles = {f"latent {i} of layer {layer} at {small.tokens[pos]!r}": [(layer, pos, i)] for layer, pos, i in keys}
+    alone = trials(graph, model, singles, (0,)).assign(kind="one latent, × 0")
+    table = trials(graph, model, groups)
+    return pd.concat([table.assign(kind=[f"supernode, × {f}".replace("-", "−") for f in table["factor"]]), alone])
+
+
+def scatter(table: pd.DataFrame) -> Any:
+    """Predicted against actual change, with the line where both are the same."""
+    import plotly.express as px
+
+    agree, n = table["agree"].mean(), len(table)
+    ends = [float(f(table[["predicted", "actual"]].to_numpy())) for f in (np.min, np.max)]
+    how = {"color": "kind", "symbol": "kind", "hover_name": "group", "height": 420, "color_discrete_sequence": COLOURS}
+    title = f"{agree:.0%} of {n} changes have the predicted sign; on the line, size and sign are right"
+    fig = px.scatter(table, x="predicted", y="actual", title=title, **how).update_traces(marker_size=9)
+    fig.add_shape(type="line", x0=ends[0], x1=ends[1], y0=ends[0], y1=ends[1], line={"dash": "dot", "color": "#828487"})
+    return plain(fig).update_layout(legend_title=None)
+
+
+def story(graph: Graph, groups: Groups) -> pd.DataFrame:
+    """The edges between supernodes, and from them into the target."""
+    target, nodes = len(graph) - 1, {name: members(graph, {name: keys}) for name, keys in groups.items()}
+    return between(graph, nodes | {graph.nodes["label"][target]: [target]})
+
+
+def likeliest(model: Any, logits: Float64[np.ndarray, " vocab"], n: int = 3) -> str:
+    """The likeliest tokens, with their probabilities."""
+    top = torch.as_tensor(logits).softmax(0).topk(n)
+    names = pieces(model.tokenizer, top.indices.tolist())
+    return ", ".join(f"{name!r} {p:.0%}" for name, p in zip(names, top.values.tolist(), strict=True))
+
+
+def compared(graphs: Mapping[str, Graph]) -> pd.DataFrame:
+    """Graphs of one target: their size, how few nodes hold 80 % of it, how many latents a path meets, their scores."""
+    table = {}
+    for name, graph in graphs.items():
+        latent, influence = (graph.nodes["kind"] == "latent").to_numpy(), graph.influence()
+        table[name] = {
+            "latents on": latent.sum(),
+            "edges": graph.weights.nnz,
+            "latents and errors at 80 %": graph.prune(0.8).nodes["kind"].isin(["latent", "error"]).sum(),
+            "latents on a path": influence[latent].sum() / graph.nodes["probability"].sum(),
+            "replacement": graph.scores()["replacement"],
+            "from errors": 1 - graph.scores()["completeness"],
+        }
+    return pd.DataFrame(table).round(2)
+
+
+def trust(model: Any, coders: Any, prompts: Sequence[tuple[str, str, str]]) -> pd.DataFrame:
+    """For (prompt, answer, rival): the scores of the graph, and how often its signs hold for its 20 largest latents."""
+    rows = []
+    for text, right, wrong in prompts:
+        graph = traced(model, coders, text, right, wrong)
+        scores, check = graph.scores(), graph.check(model, 20)
+        rows.append((repr(text), f"{right.strip()} not {wrong.strip()}", int((graph.nodes["kind"] == "latent").sum()),
+                     scores["replacement"], 1 - scores["completeness"], check.attrs["agree"]))  # fmt: skip
+    columns = ["prompt", "target", "latents on", "replacement", "from errors", "signs agree"]
+    return pd.DataFrame(rows, columns=columns).round(2)
+
+
+# -- quiz
+
+
+def _said(*options: str) -> Callable[[], list[str]]:
+    return lambda: list(options)
+
+
+QUESTIONS = (
+    Question(
+        "10.a",
+        "Why does a graph use transcoders, and not SAEs of the residual stream?",
+        _said(
+            "They have more latents",
+            "A transcoder stands in for the MLP, so what lies between two latents is linear",
+            "SAEs cannot be read",
+        ),
+        1,
+        "Between two SAEs lies an MLP, which is not linear. With a transcoder in its place only heads and norms are "
+        "left, and with these held an edge is a product of fixed matrices.",
+    ),
+    Question(
+        "10.b",
+        "A latent has a large influence, and its edge into the target is near zero. How can that be?",
+        _said(
+            "The graph is wrong",
+            "Influence runs along paths: it acts through other latents",
+            "Its effects are all negative",
+        ),
+        1,
+        "An edge is one step. Influence adds up the absolute shares along all paths, of any length and sign.",
+    ),
+    Question(
+        "10.c",
+        "The graph says nothing about why a head looks at the bracket. Why?",
+        _said(
+            "Heads do not matter here",
+            "The transcoders left it out as an error",
+            "Attention patterns were held, so whatever made them has no edges",
+        ),
+        2,
+        "Patterns are constants of the graph. What moves information is in it, what decides where to look is not.",
+    ),
+)
+
+
+# -- the chapter
+
+CHAPTER = Chapter(
+    "10",
+    (
+        Exercise(
+            "10.1",
+            "A direct effect",
+            8,
+            direct_effect,
+            first_fault(_effect_faults, "It is the edge of the graph: linear, and nothing in between answers."),
+            (
+                "read(extra, hold) runs the model with something added where the source writes. What does the source "
+                "write? How do you read one latent off a vector?",
+                "(read(what the source writes) - read(nothing)) times the encoder, with patterns, norms and MLPs held.",
+                "write = activation * decoder, then (read(write, hold) - read(0 * write, hold)) @ encoder.",
+            ),
+        ),
+        Exercise(
+            "10.2",
+            "Influence, and what to keep",
+            8,
+            influence_and_kept,
+            first_fault(_influence_faults, "The influence of every node, and the fewest that hold the share."),
+            (
+                "Make every row a set of shares first: absolute values, divided by the sum of the row.",
+                "p (A + A^2 + A^3 + ...) = p (1 - A)^-1 - p. Then sort, and add up from the strongest.",
+                "influence = p @ np.linalg.inv(np.eye(len(A)) - A) - p; order = np.argsort(-influence); np.cumsum says "
+                "how many it takes. Rows of zeros stay zero.",
+            ),
+        ),
+        Exercise(
+            "10.3",
+            "A story in six supernodes",
+            15,
+            supernodes,
+            first_fault(_group_faults, "At most six supernodes, and most of the influence runs through them."),
+            (
+                "Which words does the prompt choose between? Look at the latents at those tokens, and at the last one.",
+                "Take the largest latents of a token together. To measure: "
+                "nb10.explained(small, nb10.members(small, groups)).",
+                "Sort by influence, gather by position, keep the four strongest of a token, and write "
+                '{"name": [(layer, position, latent), ...], ...}.',
+            ),
+            runs=True,
+        ),
+    ),
+    QUESTIONS,
+)
