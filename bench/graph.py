@@ -19,7 +19,7 @@ from saekit.circuits.sources import Sources, contributions
 
 TRANSCODERS = "tiny-python/mlp/transcoders"
 BATCHES = (64, 256, 512)
-LENGTHS = (8, 16, 32, 64, 128)
+LENGTHS = (8, 16, 32, 64)
 NODES, LAYERS = 4000, 24
 
 
@@ -132,7 +132,7 @@ def growth() -> None:
     for bound in (0.01, 0.05):
         series[f"bound {bound}"] = [_seconds(model, coders, n, bound=bound) for n in LENGTHS]
     curves("graph_growth", title, "tokens", LENGTHS, "seconds", series)
-    counts = [2**i for i in range(7, 13)]
+    counts = [2**i for i in range(8, 13)]
     rows = [_seconds(model, coders, 64, bound=0.0, nodes=n) for n in counts]
     curves("graph_growth_rows", "A trace of 64 tokens over the latents that get a row", "rows", counts, "seconds",
            {"bound 0": rows})  # fmt: skip

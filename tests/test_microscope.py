@@ -219,7 +219,7 @@ def test_ablation_in_a_cell_is_that_of_a_splice(one, model, coder):
 def test_a_target_of_ones_own_and_those_of_the_text(model, coder):
     shown = widgets.PromptMicroscope(model, coder, TEXT, OTHER, target=sk.logit_diff(5, 6), metric="attribution")
     data = shown.compute()
-    assert len(data["targets"]) == 4 and data["targets"][0] == "5 - 6" and data["show"] == "difference"
+    assert len(data["targets"]) == 4 and data["targets"][0] == "token 5 - token 6" and data["show"] == "difference"
     mine, theirs = (sk.attribute(model, coder, text, sk.logit_diff(5, 6)).attrs["value"] for text in (TEXT, OTHER))
     assert data["account"]["target"] == pytest.approx(mine - theirs, abs=1e-4)
     shown.act("target", "1")
@@ -233,8 +233,9 @@ def test_a_target_of_ones_own_and_those_of_the_text(model, coder):
 
 @pytest.mark.parametrize(
     ("setting", "words"),
-    [({"show": "difference"}, "second text"), ({"metric": "ablated"}, "activation, attribution, ablation"), ({"top": 31}, "1 to 30"),
-     ({"show": "c"}, "a, b, difference"), ({"text": ""}, "empty"), ({"text": "x" * 99}, "99 tokens long")],
+    [({"show": "difference"}, "second text"), ({"metric": "ablated"}, "activation, attribution, ablation"),
+     ({"top": 31}, "1 to 30"), ({"show": "c"}, "a, b, difference"), ({"text": ""}, "empty"),
+     ({"text": "x" * 99}, "99 tokens long")],
 )  # fmt: skip
 def test_what_cannot_be_is_refused(one, model, coder, setting, words):
     before = one.state

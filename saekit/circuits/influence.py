@@ -33,18 +33,18 @@ def flow(blocks: Iterable[Block], start: Float64[np.ndarray, " nodes"]) -> Float
 
 
 def by_layer(graph: Graph, weights: csr_array) -> Iterator[Block]:
-    """The rows of a graph, from the last layer to the first; views where a layer's rows stand together."""
+    """The rows of a graph from the last to the first, those of a layer at once where no edge runs within it."""
     layer, edges = graph.nodes["layer"].to_numpy(), weights.indptr
-    rows = np.flatnonzero(np.diff(edges))
-    for one in np.unique(layer[rows])[::-1]:
-        mine = rows[layer[rows] == one]
-        first, last = mine[0], mine[-1] + 1
-        if not (layer[first:last] == one).all():
-            yield Block(mine, weights[mine])
+    starts = np.flatnonzero(np.diff(layer, prepend=np.nan))
+    for first, last in zip(starts[::-1], [len(layer), *starts[:0:-1]], strict=True):
+        columns = weights.indices[edges[first] : edges[last]]
+        if not len(columns):
             continue
-        span = slice(edges[first], edges[last])
-        parts = weights.data[span], weights.indices[span], edges[first : last + 1] - edges[first]
-        yield Block(np.arange(first, last), csr_array(parts, (last - first, len(graph)), copy=False))
+        size = last - first if columns.max() < first else 1
+        for start in range(last - size, first - 1, -size):
+            span, rows = slice(edges[start], edges[start + size]), edges[start : start + size + 1] - edges[start]
+            parts = weights.data[span], weights.indices[span], rows
+            yield Block(np.arange(start, start + size), csr_array(parts, (size, len(layer)), copy=False))
 
 
 def influence(graph: Graph) -> Float64[np.ndarray, " nodes"]:
@@ -53,7 +53,7 @@ def influence(graph: Graph) -> Float64[np.ndarray, " nodes"]:
     What p flows down to a node along all paths (Ameisen et al. 2025). Of what it is normalised by, `rest` is no part.
     """
     start = graph.nodes["probability"].to_numpy()
-    return flow(by_layer(graph, graph.shares), start) - start
+    return flow(graph.blocks, start) - start
 
 
 def prune(graph: Graph, node: float = 0.8, edge: float = 0.98) -> Graph:
@@ -106,11 +106,11 @@ def _edge_flow(graph: Graph) -> Float64[np.ndarray, " edges"]:
 def _connected(graph: Graph, weights: csr_array) -> Bool[np.ndarray, " nodes"]:
     """Without the latents and errors that have lost their last edge on a side, one after the other."""
     kind = graph.nodes["kind"].to_numpy()
-    first = [_degrees(graph.weights, np.ones(len(graph), bool))]
     keep = np.ones(len(graph), bool)
+    had_in, had_out = _degrees(graph.weights, keep)
     while True:
         into, out = _degrees(weights, keep)
-        lost_in, lost_out = (first[0][0] > 0) & (into == 0), (first[0][1] > 0) & (out == 0)
+        lost_in, lost_out = (had_in > 0) & (into == 0), (had_out > 0) & (out == 0)
         gone = keep & (((kind == "latent") & (lost_in | lost_out)) | ((kind == "error") & lost_out))
         if not gone.any():
             return keep

@@ -21,17 +21,16 @@ Place = tuple[float, float]
 
 
 def web(data: Mapping[str, Any]) -> str:
-    """The picture. nodes: id, kind (token, latent, error, logit, group), level (a row of `rows`, from below), column (None
-    for all in one), size (0 to 1), text, name, said; pressed, picked, idle, factor. edges: source, target, weight, share.
-
-    Everything that hangs on a node is named in its data-of, so that the script marks it without asking.
+    """The picture. nodes: id, kind (token, latent, error, logit, group), level (a row of `rows`, from below), column (all
+    0 where there is one), size (0 to 1), text, said; pressed, picked, idle, factor. edges: source, target, weight, share;
+    the weakest first. Everything that hangs on a node is named in its data-of, so that the script marks it unasked.
     """
     nodes, edges = data["nodes"], data["edges"]
     place, bottoms, width = _places(nodes, len(data["rows"]), len(data["columns"]))
     near, ways = _neighbours(edges), _ways(nodes, edges, place)
     height = bottoms[0] + 62
     rows = "".join(_row(name, y, width) for name, y in zip(data["rows"], bottoms, strict=True))
-    lines = "".join(_edge(edge, place, data["at"]) for edge in sorted(edges, key=lambda e: e["share"]))
+    lines = "".join(_edge(edge, place, data["at"]) for edge in edges)
     drawn = "".join(_node(node, place[node["id"]], near.get(node["id"], ()), ways[node["id"]], data) for node in nodes)
     return (
         f'<svg class="cv-web" data-web="" data-at="{data["at"]}" data-roving="" data-keys="{KEYS}" data-on="key" role="group" width="{width:.0f}" '
@@ -95,10 +94,14 @@ def _fitted(cells: Mapping[tuple[int, int], Sequence[Mapping]], columns: int) ->
 def _lines(cell: Iterable[Mapping], room: float) -> list[list[Mapping]]:
     """Nodes side by side, in as many lines as they need."""
     lines: list[list[Mapping]] = [[]]
+    used = 0.0
     for node in cell:
-        if lines[-1] and _long([*lines[-1], node]) > room:
+        own = wide(node)
+        if lines[-1] and used + own > room:
             lines.append([])
+            used = 0.0
         lines[-1].append(node)
+        used += own
     return lines
 
 
@@ -149,7 +152,7 @@ def _neighbours(edges: Iterable[Mapping]) -> dict[Any, list]:
 def _ways(nodes: Sequence[Mapping], edges: Iterable[Mapping], place: Mapping[Any, Place]) -> dict[Any, str]:
     """Where up and down (the strongest edge), left and right (the layer) lead from each node."""
     ways: dict[Any, list] = {node["id"]: ["-"] * 4 for node in nodes}
-    for edge in sorted(edges, key=lambda e: e["share"]):
+    for edge in edges:
         ways[edge["source"]][0], ways[edge["target"]][1] = edge["target"], edge["source"]
     levels: dict[int, list] = {}
     for node in nodes:

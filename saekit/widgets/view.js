@@ -6,13 +6,14 @@
 //   data-shift="other"             with Shift held, a click or Enter sends this name instead
 //   data-keys="ArrowLeft [ ]" data-on="name"   these keys, pressed inside, send name and the key; pressed on something
 //                                  with a data-id, [key, id]
+//   data-hover="name"              pointing at a data-arg inside sends name and it; pointing elsewhere sends name and ""
 //   data-roving                    one Tab stop for all inside; without data-on, left and right arrows move it
 //   data-sight                     the cursor of a figure: a click gives it the focus, and it stays in sight as keys move it
 //   data-urgent                    on a button: without an answer, interrupt the kernel
 //   data-scope="card"              acts inside are sent as card/name
 //   data-point="x0 x1 y0 y1"       a click inside this SVG area sends its position in these coordinates
 //   data-web                       see web.js, which stands before this script
-const TEXT_WAIT = 350, DRAG_WAIT = 60, STALE_AFTER = 150, URGENT_AFTER = 1500;
+const TEXT_WAIT = 350, DRAG_WAIT = 60, HOVER_WAIT = 40, STALE_AFTER = 150, URGENT_AFTER = 1500;
 
 // Make `old` look like `fresh` and keep the nodes that stay: focus, caret, scroll and what is folded out survive.
 // What the reader has set and Python has not answered yet (`held`) stays too.
@@ -107,6 +108,16 @@ export default {
     model.on("msg:custom", message => message?.download && save(message));
     paint();
 
+    let hovering, pointed = { arg: "" };
+    const point = () => {
+      const box = root.querySelector("[data-hover]:hover") ?? pointed.box;
+      const arg = box?.querySelector("[data-arg]:hover")?.dataset.arg ?? "";
+      if (box !== pointed.box && pointed.arg) send(pointed.box, pointed.box.dataset.hover, "");
+      if (box && (arg || box === pointed.box) && arg !== pointed.arg) send(box, box.dataset.hover, arg);
+      pointed = { box, arg };
+    };
+    for (const kind of ["pointerover", "pointerleave"]) root.addEventListener(kind, () => { clearTimeout(hovering); hovering = setTimeout(point, HOVER_WAIT) });
+
     root.addEventListener("click", event => {
       const area = event.target.closest("[data-point]");
       if (area) {
@@ -159,7 +170,7 @@ export default {
         event.preventDefault();
       }
     });
-    return () => { clearTimeout(stale); waits.forEach(({ timer }) => clearTimeout(timer)) };
+    return () => { clearTimeout(stale); clearTimeout(hovering); waits.forEach(({ timer }) => clearTimeout(timer)) };
   },
 };
 

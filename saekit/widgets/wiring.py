@@ -172,7 +172,7 @@ class Wiring:
     # -- edges
 
     def edges(self, kept: Kept, ids: Mapping[int, Id]) -> list[dict[str, Any]]:
-        """Edges between what is shown. ids: of each node in the picture its own number, or its group's id.
+        """Edges between what is shown, the weakest first. ids: what each node in the picture is shown as.
 
         weight: of groups as in `circuits.supernodes.between`; share: of the influence, what flows along the edges."""
         groups, own = {}, {str(i): i for i in ids.values()}
@@ -185,10 +185,12 @@ class Wiring:
         for t, s, along in zip(entries.row.tolist(), entries.col.tolist(), flow.tolist(), strict=True):
             key = ids[t], ids[s]
             flows[key] = flows.get(key, 0.0) + along
-        return [
-            {"source": own[s], "target": own[t], "weight": w, "share": flows[own[t], own[s]]}
-            for s, t, w in table.itertuples(index=False, name=None)
+        sources, targets = ([own[i] for i in table[name].to_numpy(object)] for name in ("source", "target"))
+        found = [
+            {"source": s, "target": t, "weight": w, "share": flows[t, s]}
+            for s, t, w in zip(sources, targets, table["weight"].tolist(), strict=True)
         ]
+        return sorted(found, key=lambda edge: edge["share"])
 
     @cached_property
     def _through(self) -> Float64[np.ndarray, " nodes"]:
