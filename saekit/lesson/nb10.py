@@ -2,6 +2,7 @@
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from itertools import islice
 from typing import Any
@@ -10,12 +11,12 @@ import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float, Float64, Int
+from scipy.sparse import csr_array, diags_array
 from torch import Tensor
 
 from ..attribute import logit_diff
 from ..attribute.targets import token_id
 from ..circuits import Graph, trace
-from ..circuits.influence import Block, by_layer, flow
 from ..circuits.intervene import Latent
 from ..circuits.supernodes import between, suggest
 from ..circuits.trace import Progress
@@ -38,6 +39,7 @@ OTHERS = (
     ("with open(path)", " as", ":"),
 )
 LEGIBLE = 60  # nodes of a pruned graph
+DENSE = {"775 and 782 at the last token": [(0, 5, 775), (0, 5, 782)]}  # of the solved graph
 GROUPS, MEMBERS, BAR = 6, 4, 0.6  # 10.3
 Groups = Mapping[str, Sequence[Latent]]
 HELD = ("patterns", "norms", "mlps")
@@ -48,7 +50,7 @@ COLOURS = ("#de721e", "#3f86cf", "#199267", "#828487")
 
 
 def direct_effect(read, activation, decoder, encoder, bias):
-    """What a latent adds to the pre-activation of a later one by the direct way, all between them held."""
+    """What a latent adds to the pre-activation of a later one by the direct way."""
     hold = ("patterns", "norms", "mlps")
     write = activation * decoder
     return (read(write, hold) - read(0 * write, hold)) @ encoder
@@ -274,9 +276,10 @@ def supernodes(setting):
 
 def explained(graph: Graph, nodes: Sequence[int]) -> float:
     """The share of the targets' influence that runs through these nodes; a path through several counts once."""
-    nodes, start = [*nodes], graph.nodes["probability"].to_numpy()
-    blocks = (Block(row[on], w[on]) for row, w in by_layer(graph) for on in [~np.isin(row, nodes)])  # they pass none on
-    return float(flow(blocks, start)[nodes].sum() / start.sum())
+    passes = ~np.isin(np.arange(len(graph)), nodes)
+    stopped = replace(graph, weights=csr_array(diags_array(passes.astype(float)) @ graph.weights))
+    stopped.weights.eliminate_zeros()
+    return float(stopped.influence()[[*nodes]].sum() / graph.nodes["probability"].sum())
 
 
 @lru_cache(maxsize=8)
@@ -304,12 +307,9 @@ def grouped(view: Any) -> dict[str, list[Latent]]:
 
 
 def members(graph: Graph, groups: Groups) -> list[int]:
-    """The nodes of a graph that are in groups. Raises ValueError for one that it does not have."""
+    """The nodes of groups, as far as the graph has them."""
     at = {place(graph, node): node for node in np.flatnonzero(graph.nodes["kind"] == "latent").tolist()}
-    keys = [tuple(key) for group in groups.values() for key in group]
-    if missing := [key for key in keys if key not in at]:
-        raise ValueError(f"{missing[0]} is no latent of this graph: (layer, position, latent)")
-    return [at[key] for key in keys]
+    return [at[tuple(key)] for group in groups.values() for key in group if tuple(key) in at]
 
 
 def _group_faults(answer: Any, setting: Setting) -> Iterator[str]:
@@ -318,8 +318,9 @@ def _group_faults(answer: Any, setting: Setting) -> Iterator[str]:
     groups = {str(name): [tuple(map(int, key)) for key in keys] for name, keys in dict(answer).items()}
     if not any(groups.values()):
         raise NotYet
-    graph, _ = legible(traced(*setting, *UNSOLVED))
-    yield from _member_faults(graph, [key for keys in groups.values() for key in keys])
+    full = traced(*setting, *UNSOLVED)
+    yield from _member_faults(full, [key for keys in groups.values() for key in keys])
+    graph, _ = legible(full)
     for name, keys in groups.items():
         if len({pos for _, pos, _ in keys}) > 1:
             words = ", ".join(repr(graph.tokens[pos]) for pos in sorted({pos for _, pos, _ in keys}))
@@ -350,7 +351,7 @@ def _member_faults(graph: Graph, keys: list[tuple]) -> Iterator[str]:
         if kind == "error":
             yield f"{key} is an error, what the transcoders leave out. It has influence, but it explains nothing."
         if kind is None:
-            yield f"{key} is not in the pruned graph, so it holds little: choose among the latents of the table."
+            yield f"{key} is off on this prompt, or not there at all: choose among the latents of the table."
         if kind != "latent":
             yield f"{key} is a {kind}, which is given, not computed. Group latents."
     if twice := [key for key in keys if keys.count(key) > 1]:
@@ -392,16 +393,19 @@ def gap(graph: Graph) -> float:
     return float(np.abs(sums - graph.totals)[graph.expanded].max())
 
 
-def bar(what: str = "rows") -> Callable[[Progress], None]:
-    """A `progress` for `sk.trace`, shown as a bar."""
+def bar(bound: float = 0.01) -> Callable[[Progress], None]:
+    """A `progress` for `sk.trace`, shown as a bar. bound: where the trace ends."""
     from tqdm.auto import tqdm
 
-    shown = tqdm(desc=what, unit="row")
+    shown = tqdm(desc="rows", unit="row")
 
     def tell(now: Progress) -> None:
-        shown.total = now.latents
-        shown.set_postfix_str(f"{now.left:.1%} of the influence left")
+        done = now.left <= bound
+        shown.total = now.rows if done else now.latents
+        shown.set_postfix_str(f"{now.left:.1%} of the influence is left")
         shown.update(now.rows - shown.n)
+        if done:
+            shown.close()
 
     return tell
 
@@ -448,7 +452,8 @@ def biggest(graph: Graph, features: Sequence[Any], n: int = 8) -> pd.DataFrame:
         on = " ".join(map(repr, of.tokens[:3]))
         table.append((layer, pos, latent, repr(graph.tokens[pos]), influence[node], row[node], of.density, on))
     columns = ["layer", "position", "latent", "token", "influence", "edge", "density", "on at"]
-    return pd.DataFrame(table, np.argsort(-influence)[:n], columns).round({"influence": 3, "edge": 2, "density": 3})
+    index = pd.Index(np.argsort(-influence)[:n], name="node")
+    return pd.DataFrame(table, index, columns).round({"influence": 3, "edge": 2, "density": 3})
 
 
 def trials(graph: Graph, model: Any, groups: Groups, factors: Sequence[float] = (0, -1, 2), **how: Any) -> pd.DataFrame:
@@ -486,6 +491,14 @@ def tested(graph: Graph, small: Graph, model: Any, groups: Groups) -> pd.DataFra
     alone = trials(graph, model, singles, (0,)).assign(kind="one latent, × 0")
     table = trials(graph, model, groups)
     return pd.concat([table.assign(kind=[f"supernode, × {f}".replace("-", "−") for f in table["factor"]]), alone])
+
+
+def by_kind(table: pd.DataFrame) -> pd.DataFrame:
+    """For each kind of change: how many, the share with the right sign, and actual as a share of predicted (slope)."""
+    parts = table.assign(xy=table["predicted"] * table["actual"], xx=table["predicted"] ** 2).groupby("kind")
+    sums = parts[["xy", "xx"]].sum()
+    found = {"changes": parts.size(), "signs agree": parts["agree"].mean(), "actual / predicted": sums.xy / sums.xx}
+    return pd.DataFrame(found).round(2)
 
 
 def scatter(table: pd.DataFrame) -> Any:

@@ -263,7 +263,8 @@ def test_wrong_supernodes_are_named(setting, puzzle, small, groups):
         ({"a": crowd}, "has 5 latents. At most 4"),
         ({str(k): [k] for k in at_one_place[:7]}, "These are 7 supernodes"),
         ({"a": first}, "60% are wanted"),
-        ({"a": [min(outside)]}, "not in the pruned graph"),
+        ({"a": [min(outside)]}, "0% of the influence"),
+        ({"a": [(0, 1, 0)]}, "is off on this prompt"),
         ({"a": [key[:2]]}, "give (layer, position, latent)"),
         (lambda setting: groups, "This is a function"),
     ):
@@ -286,9 +287,8 @@ def test_shares_that_only_add_up_are_named(setting, small, monkeypatch):
     assert "counts once" in said("10.3", groups, setting)
 
 
-def test_a_latent_that_a_graph_does_not_have_is_refused(small):
-    with pytest.raises(ValueError, match="no latent of this graph"):
-        nb10.members(small, {"a": [(0, 0, 0)]})
+def test_latents_that_a_graph_does_not_have_are_left_out(small, groups):
+    assert nb10.members(small, groups | {"off": [(0, 0, 0)]}) == nb10.members(small, groups)
 
 
 # -- what the notebook says
@@ -335,6 +335,30 @@ def test_interventions_are_exact_where_all_is_held_and_have_the_right_sign_elsew
     assert np.allclose(held.direct, held.actual, atol=1e-4)
     free = nb10.tested(puzzle, small, setting.model, groups)
     assert len(free) >= 20 and free.agree.mean() >= 0.8
+
+
+def test_the_words_at_two_places_make_the_answer_by_the_last_layer(small, groups):
+    table = nb10.story(small, groups)
+    late = {name for name, keys in groups.items() if keys[0][0] == 3}
+    strongest = table.iloc[:2]
+    assert len(late) == 1 and {*strongest.target} == late and (strongest.weight > 0).all()
+    assert all(name.startswith("size at") for name in strongest.source)
+    into = table[table.target == small.nodes["label"].iloc[-1]].iloc[0]
+    assert into.source in late and into.weight > 0
+
+
+def test_dense_latents_do_not_do_what_the_graph_says(setting, solved):
+    table = nb10.trials(solved, setting.model, nb10.DENSE).set_index("factor")
+    assert table.predicted[2] > 0 > table.actual[2]
+
+
+def test_a_slope_is_that_of_least_squares(setting, puzzle, small, groups):
+    table = nb10.tested(puzzle, small, setting.model, groups)
+    by = nb10.by_kind(table)
+    assert by.changes.sum() == len(table)
+    for kind, mine in table.groupby("kind"):
+        slope = np.linalg.lstsq(mine[["predicted"]].to_numpy(), mine.actual.to_numpy())[0][0]
+        assert by["actual / predicted"][kind] == pytest.approx(slope, abs=0.01)
 
 
 def test_scores_of_other_prompts(setting):
