@@ -15,7 +15,7 @@ from ..corpus import Corpus
 from ..hooks import capture, check_fit
 
 WINDOWS = 4  # per forward pass
-TRIM = 16  # passes after which freed memory is given back
+TRIM = 8  # passes after which freed memory is given back
 
 
 class Seen(NamedTuple):
