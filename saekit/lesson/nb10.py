@@ -540,7 +540,7 @@ def compared(graphs: Mapping[str, Graph]) -> pd.DataFrame:
             "replacement": graph.scores()["replacement"],
             "from errors": 1 - graph.scores()["completeness"],
         }
-    return pd.DataFrame(table).round(2)
+    return pd.DataFrame(table, dtype=object).map(lambda v: v if isinstance(v, int | np.integer) else round(v, 2))
 
 
 def trust(model: Any, coders: Any, prompts: Sequence[tuple[str, str, str]]) -> pd.DataFrame:

@@ -359,6 +359,9 @@ def test_a_slope_is_that_of_least_squares(setting, puzzle, small, groups):
     for kind, mine in table.groupby("kind"):
         slope = np.linalg.lstsq(mine[["predicted"]].to_numpy(), mine.actual.to_numpy())[0][0]
         assert by["actual / predicted"][kind] == pytest.approx(slope, abs=0.01)
+    assert by["actual / predicted"]["supernode, × 2"] < 0.7  # "doubling does less than the graph says"
+    groups_agree = table[table.kind.str.startswith("supernode")].agree.mean()
+    assert by["signs agree"]["one latent, × 0"] > groups_agree  # "keep their sign more often than groups"
 
 
 def test_scores_of_other_prompts(setting):
