@@ -497,6 +497,9 @@ def test_a_latent_is_called_by_its_features(tiny_models, tiny_corpus):
     assert 'data-scope="card"' in view.html
     view.act("card/tab", "labels")
     assert view._card.state["tab"] == "labels"
+    for wrong, says in ((index, "give a list"), ([None, index], r"features\[1\] is of")):
+        with pytest.raises(ValueError, match=says):
+            widgets.CircuitView(graph, features=wrong)
     other = next((i for i in latents(view) if view._wiring.layer[i] == 1), None)
     if other is not None:
         view.act("pin", str(other))

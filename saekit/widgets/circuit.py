@@ -3,7 +3,6 @@
 import itertools
 import math
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -47,7 +46,7 @@ class CircuitView(View):
     numbers of `.graph.nodes`, groups g0, g1, ... Raises ValueError for what is out of range.
     """
 
-    def __init__(self, graph: Graph, model: Any = None, features: Sequence[Any] | None = None) -> None:
+    def __init__(self, graph: Graph, model: Any = None, features: Any = None) -> None:
         self.graph, self.model, self.features, self._number = strongest(graph, MOST), model, features, next(_ids)
         self._past: list[tuple[frozenset[str], dict[str, Any]]] = []
         self._card: FeatureCard | None = None

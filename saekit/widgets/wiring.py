@@ -13,6 +13,7 @@ from ..circuits import Graph
 from ..circuits.influence import subgraph
 from ..circuits.linear import run
 from ..circuits.supernodes import between, suggest
+from ..features import Features
 from ..viz.card import in_short
 from ..viz.html import named, percent
 from ..viz.web import short
@@ -50,13 +51,14 @@ def strongest(graph: Graph, most: int) -> Graph:
 class Wiring:
     """A graph, read once. features: for each layer the `sk.Features` that name its latents, or None."""
 
-    def __init__(self, graph: Graph, features: Sequence[Any] | None = None) -> None:
+    def __init__(self, graph: Graph, features: Any = None) -> None:
         self.graph, self.features, nodes = graph, features, graph.nodes
         self.kind, self.layer, self.pos, self.index, self.activation, self.probability = (
             nodes[name].to_numpy() for name in ("kind", "layer", "pos", "index", "activation", "probability")
         )
         if not (self.kind == "logit").any():
             raise ValueError("the graph has no logit, nothing that is explained: trace it with a target")
+        self._check_features()
         likely = np.argsort(-np.where(self.kind == "logit", self.probability, -1.0), kind="stable")[:LOGITS]
         self.drawn, self.prunable = np.isin(self.kind, DRAWN), np.isin(self.kind, ("latent", "error"))
         self.drawn &= (self.kind != "logit") | np.isin(np.arange(len(graph)), likely)
@@ -65,6 +67,21 @@ class Wiring:
         self.names = [self._name(i, str(label)) for i, label in enumerate(nodes["label"])]
         self._keys = _keys(graph)
         self._called = [self._call(i) for i in range(len(graph))]
+
+    def _check_features(self) -> None:
+        """Raise ValueError for features that are not a list of one index for each layer, or of other transcoders."""
+        if isinstance(self.features, Features):
+            raise ValueError("features: give a list with the index of each layer, or None for a layer without one")
+        for layer, index in enumerate(self.features or ()):
+            if index is None:
+                continue
+            mine = self.index[(self.kind == "latent") & (self.layer == layer)]
+            at = index.coder.site.layer if index.coder.site else layer
+            if at != layer or mine.max(initial=-1) >= index.coder.d_sae:
+                raise ValueError(
+                    f"features[{layer}] is of {index.coder.d_sae:,} latents at layer {at}; the graph has latents up to "
+                    f"{mine.max(initial=-1):,} at layer {layer}: give the index of that layer's transcoder"
+                )
 
     # -- words
 
