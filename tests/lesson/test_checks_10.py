@@ -381,6 +381,14 @@ def test_the_cross_layer_graph_is_smaller_and_leaves_more_to_errors(setting, sol
     assert table.loc["from errors", "cross"] > table.loc["from errors", "own"]
 
 
+def test_heads_look_where_they_look(setting):
+    text = nb10.SOLVED[0]
+    weights = nb10.looks(setting.model, text, "[")
+    name = "blocks.1.attn.hook_pattern"
+    _, cache = setting.model.run_with_cache(setting.model.to_tokens(text, prepend_bos=True), names_filter=[name])
+    assert np.allclose(weights[1], cache[name][0, :, -1, 4]) and weights.shape == (4, 8)
+
+
 def test_suggestions_are_a_start_that_does_not_know_the_rules(small, setting):
     found = suggest(small, 0.7)
     wrong = {name: [nb10.place(small, node) for node in nodes] for name, nodes in found.items()}
