@@ -12,7 +12,13 @@ function webs(root) {
     web.querySelectorAll(".is-near").forEach(node => near.has(node) || node.classList.remove("is-near"));
     near.forEach(node => node.classList.add("is-near"));
   };
-  const all = () => root.querySelectorAll("[data-web]").forEach(mark);
+  const seen = new WeakSet();
+  const begin = web => { // the target stands at the right end
+    const box = web.closest(".sk-scroll");
+    if (box && !seen.has(web)) { seen.add(web); box.scrollLeft = box.scrollWidth }
+    mark(web);
+  };
+  const all = () => root.querySelectorAll("[data-web]").forEach(begin);
   let pointed = null;
   root.addEventListener("pointerover", event => { const was = of(pointed); pointed = event.target; if (of(pointed) !== was) all() });
   root.addEventListener("pointerleave", () => { pointed = null; all() });

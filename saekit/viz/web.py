@@ -12,7 +12,7 @@ from .marks import shape
 
 SCRIPT = Path(__file__).with_name("web.js")
 KEYS = "g u z Delete Backspace Escape"
-GUTTER, ROOM = 62, 664  # px: names of the layers; the width that is filled
+GUTTER, ROOM = 62, 760  # px: names of the layers; the width that is filled
 LINES = (150, 120, 90, 60, 30)  # px: how wide a line of a cell may be; the first with which all fits
 DEEP, GAP = 30, 66  # px between the lines of a cell, and between layers
 SHAPES = {"token": "square", "latent": "circle", "error": "diamond", "logit": "hexagon"}
