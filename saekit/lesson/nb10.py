@@ -14,7 +14,7 @@ from jaxtyping import Float, Float64, Int
 from scipy.sparse import csr_array, diags_array
 from torch import Tensor
 
-from ..attribute import logit_diff
+from ..attribute import logit_diff, patterns
 from ..attribute.targets import token_id
 from ..circuits import Graph, trace
 from ..circuits.intervene import Latent
@@ -527,6 +527,12 @@ def likeliest(model: Any, logits: Float64[np.ndarray, " vocab"], n: int = 3) -> 
     return ", ".join(f"{name!r} {p:.0%}" for name, p in zip(names, top.values.tolist(), strict=True))
 
 
+def looks(model: Any, prompt: str, token: str) -> Float[np.ndarray, "layer head"]:
+    """How much of its attention each head gives, from the last token, to a token of the prompt."""
+    at = model.to_str_tokens(prompt).index(token)
+    return patterns(model, model.to_tokens(prompt, prepend_bos=True))[:, :, -1, at].numpy()
+
+
 def compared(graphs: Mapping[str, Graph]) -> pd.DataFrame:
     """Graphs of one target: their size, how few nodes hold 80 % of it, how many latents a path meets, their scores."""
     table = {}
@@ -540,7 +546,7 @@ def compared(graphs: Mapping[str, Graph]) -> pd.DataFrame:
             "replacement": graph.scores()["replacement"],
             "from errors": 1 - graph.scores()["completeness"],
         }
-    return pd.DataFrame(table).round(2)
+    return pd.DataFrame(table, dtype=object).map(lambda v: v if isinstance(v, int | np.integer) else round(v, 2))
 
 
 def trust(model: Any, coders: Any, prompts: Sequence[tuple[str, str, str]]) -> pd.DataFrame:

@@ -359,6 +359,9 @@ def test_a_slope_is_that_of_least_squares(setting, puzzle, small, groups):
     for kind, mine in table.groupby("kind"):
         slope = np.linalg.lstsq(mine[["predicted"]].to_numpy(), mine.actual.to_numpy())[0][0]
         assert by["actual / predicted"][kind] == pytest.approx(slope, abs=0.01)
+    assert by["actual / predicted"]["supernode, × 2"] < 0.7  # "doubling does less than the graph says"
+    groups_agree = table[table.kind.str.startswith("supernode")].agree.mean()
+    assert by["signs agree"]["one latent, × 0"] > groups_agree  # "keep their sign more often than groups"
 
 
 def test_scores_of_other_prompts(setting):
@@ -376,6 +379,14 @@ def test_the_cross_layer_graph_is_smaller_and_leaves_more_to_errors(setting, sol
     for fewer in ("latents on", "edges", "latents and errors at 80 %", "latents on a path", "replacement"):
         assert table.loc[fewer, "cross"] < table.loc[fewer, "own"]
     assert table.loc["from errors", "cross"] > table.loc["from errors", "own"]
+
+
+def test_heads_look_where_they_look(setting):
+    text = nb10.SOLVED[0]
+    weights = nb10.looks(setting.model, text, "[")
+    name = "blocks.1.attn.hook_pattern"
+    _, cache = setting.model.run_with_cache(setting.model.to_tokens(text, prepend_bos=True), names_filter=[name])
+    assert np.allclose(weights[1], cache[name][0, :, -1, 4]) and weights.shape == (4, 8)
 
 
 def test_suggestions_are_a_start_that_does_not_know_the_rules(small, setting):
