@@ -4,6 +4,16 @@ from .activations import Activations as Activations
 from .activations import Rows as Rows
 from .activations import SideBySide as SideBySide
 from .activations import layer_groups as layer_groups
+from .attribute import Target as Target
+from .attribute import ablations as ablations
+from .attribute import attribute as attribute
+from .attribute import direct as direct
+from .attribute import integrated_gradients as integrated_gradients
+from .attribute import logit as logit
+from .attribute import logit_diff as logit_diff
+from .attribute import ov as ov
+from .attribute import pre_activation as pre_activation
+from .attribute import qk as qk
 from .coder import CoderStack as CoderStack
 from .coder import SparseCoder as SparseCoder
 from .coder import side as side

@@ -233,7 +233,7 @@ def capture(
     """
     names = dict.fromkeys(name for site in sites for name in _names(site))
     _check_names(model, names)
-    tokens = _tokens(model, tokens)
+    tokens = to_tokens(model, tokens)
     seen: dict[str, Tensor] = {}
 
     def see(x, hook, name):
@@ -277,17 +277,42 @@ def rerun(
     return logits, seen
 
 
+@contextmanager
+def nudged(model: Any, changes: Mapping[str, Float[Tensor, "batch pos _"]]) -> Iterator[Any]:
+    """The model goes on with x + change at these hooks; the gradient runs through both."""
+    _check_names(model, changes)
+
+    def add(x, hook, change):
+        return x + change.view_as(x).to(x.dtype)
+
+    with model.hooks([(name, partial(add, change=change)) for name, change in changes.items()]):
+        yield model
+
+
+def fires_after(model: Any, first: str, second: str) -> bool:
+    """Whether hook `first` fires after hook `second`. Raises ValueError for a hook that the model does not have."""
+    points = _points(model, [first, second])
+    return points[first].rank > points[second].rank
+
+
 def _names(site: Site | str) -> tuple[str, ...]:
     return (site,) if isinstance(site, str) else site.reads + site.writes
 
 
-def _tokens(model: Any, tokens: str | Tensor) -> Int[Tensor, "batch pos"]:
+def to_tokens(model: Any, tokens: str | Int[Tensor, "batch pos"] | Int[Tensor, " pos"]) -> Int[Tensor, "batch pos"]:
+    """Text after a BOS, or token ids, as a batch. Raises ValueError for an empty prompt and one past the context."""
     if isinstance(tokens, str):
         tokens = model.to_tokens(tokens, prepend_bos=True)
     tokens = torch.atleast_2d(tokens).to(model.cfg.device)
     if not 0 < tokens.shape[1] <= model.cfg.n_ctx:
         raise ValueError(f"a prompt of {tokens.shape[1]} tokens; {model.cfg.model_name!r} takes 1 to {model.cfg.n_ctx}")
     return tokens
+
+
+def not_bos(model: Any, tokens: Int[Tensor, "batch pos"]) -> Bool[Tensor, "batch pos"]:
+    """Where the tokens are not BOS, on which no coder is trained."""
+    bos = getattr(model.tokenizer, "bos_token_id", None)
+    return tokens != (-1 if bos is None else bos)
 
 
 @dataclass(eq=False)
@@ -324,10 +349,7 @@ def splice(
     write before it has read; RuntimeError when a pass ended and a hook had not fired.
     Leaf mode is the pass-through gradient of Marks et al. 2024, arXiv 2403.19647.
     """
-    if isinstance(coders, Mapping):
-        placed = list(coders.items())
-    else:
-        placed = [(coder.site, coder) for coder in (coders if isinstance(coders, Iterable) else [coders])]
+    placed = at_sites(coders)
     edits = list(edit) if isinstance(edit, Sequence) else [None] * len(placed) if edit is None else [edit]
     if len(edits) != len(placed):
         raise ValueError(f"{len(edits)} edits for {len(placed)} coders; give one for each, None to leave one as it is")
@@ -338,6 +360,13 @@ def splice(
         yield splicer.passes
     if splicer.passes and (silent := splicer.names - splicer.fired):
         raise RuntimeError(f"a forward pass ran, but {sorted(silent)} did not fire in it: did it stop early?")
+
+
+def at_sites(coders: Any) -> list[tuple[Site | None, Any]]:
+    """(site, coder) of a coder, of several, or of {site: coder}."""
+    if isinstance(coders, Mapping):
+        return list(coders.items())
+    return [(coder.site, coder) for coder in (coders if isinstance(coders, Iterable) else [coders])]
 
 
 def check_fit(model: Any, site: Site | None, coder: Any, writes: bool = False) -> None:
@@ -375,8 +404,7 @@ class _Splicer:
         self.placed, self.edits, self.keep_error, self.leaf = placed, edits, keep_error, leaf
         self.names = {name for site, _ in placed for name in _names(site)}
         self.widths = {name: point.width for name, point in _points(model, self.names).items()}
-        bos = getattr(model.tokenizer, "bos_token_id", None)
-        self.where = partial(torch.ne, other=-1 if bos is None else bos) if where is None else where
+        self.where = partial(not_bos, model) if where is None else where
         self.fired: set[str] = set()
         self.passes: list[Pass] = []
 
@@ -445,17 +473,19 @@ def _difference(edited: Codes, codes: Codes) -> Codes:
 
 
 @contextmanager
-def frozen(model: Any, *, patterns: bool = True, norms: bool = True) -> Iterator[Any]:
+def frozen(model: Any, *, patterns: bool = True, norms: bool = True, qk_norms: bool = False) -> Iterator[Any]:
     """Gradients that take attention patterns and norm scales as constants: sg(A), sg(sqrt(var + eps)).
 
     With every MLP output replaced by a leaf besides, what the model computes is affine in its embeddings and those
-    leaves (Ameisen et al. 2025, Circuit Tracing). Query and key norms lie upstream of the pattern, so they follow it.
+    leaves (Ameisen et al. 2025, Circuit Tracing). Query and key norms lie upstream of the pattern, so they follow it;
+    `qk_norms` freezes their scales too, which makes queries and keys affine in what the attention layer reads.
     Values move by rounding on RMSNorm models, which then compute the norm in Python.
     """
 
     def freezes(name: str) -> bool:
-        scale = name.endswith(".hook_scale") and ".q_norm." not in name and ".k_norm." not in name
-        return (norms and scale) or (patterns and name.endswith(".hook_pattern"))
+        of_qk = ".q_norm." in name or ".k_norm." in name
+        scale = name.endswith(".hook_scale") and (qk_norms if of_qk else norms)
+        return scale or (patterns and name.endswith(".hook_pattern"))
 
     with warnings.catch_warnings(), model.hooks([(freezes, lambda x, hook: x.detach())]):
         warnings.filterwarnings("ignore", message=".*native-autograd path.*")

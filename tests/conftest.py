@@ -2,6 +2,7 @@
 
 import os
 import random
+from functools import cache
 
 for _name in ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
     os.environ.pop(_name, None)
@@ -16,12 +17,13 @@ import saekit.hooks  # noqa: E402
 torch.set_num_threads(1)  # products this small get slower with more
 
 FAMILIES = ("gpt2", "llama", "neox", "gemma2", "qwen3")
+EIGHT = (*FAMILIES, "mistral", "gemma3", "phi3")  # for what must hold exactly in every family
 
 
 @pytest.fixture(scope="session")
 def tiny_folders(tmp_path_factory):
     """{family: folder of a saved tiny model}."""
-    return tiny.save_all(tmp_path_factory.mktemp("tiny"))
+    return tiny.save_all(tmp_path_factory.mktemp("tiny"), FAMILIES)
 
 
 @pytest.fixture(scope="session")
@@ -34,6 +36,19 @@ def tiny_models(tiny_folders):
 def tiny_model(request, tiny_models):
     """A test that takes this runs once per family."""
     return tiny_models[request.param]
+
+
+@pytest.fixture(scope="session")
+def exact_models(tiny_folders, tmp_path_factory):
+    """exact_models(family): one of eight tiny models in float64, booted when first asked for."""
+    folders = tiny_folders | tiny.save_all(tmp_path_factory.mktemp("more"), EIGHT[len(FAMILIES) :])
+    return cache(lambda family: saekit.hooks.load_model(folders[family], dtype=torch.float64))
+
+
+@pytest.fixture(params=EIGHT)
+def exact_model(request, exact_models):
+    """A test that takes this runs once per family of the eight, in float64."""
+    return exact_models(request.param)
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,6 @@
-"""Five tiny random models, one per family, saved as folders that `load_model` boots without a network."""
+"""Eight tiny random models, one per family, saved as folders that `load_model` boots without a network."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -7,9 +8,12 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     AutoModelForCausalLM,
     Gemma2Config,
+    Gemma3TextConfig,
     GPT2Config,
     GPTNeoXConfig,
     LlamaConfig,
+    MistralConfig,
+    Phi3Config,
     PreTrainedConfig,
     PreTrainedTokenizerFast,
     Qwen3Config,
@@ -31,6 +35,9 @@ def _configs(vocab: int) -> dict[str, PreTrainedConfig]:
         "neox": GPTNeoXConfig(**common, rotary_pct=0.5),
         "gemma2": Gemma2Config(**grouped, sliding_window=16, query_pre_attn_scalar=8),
         "qwen3": Qwen3Config(**grouped),
+        "mistral": MistralConfig(**grouped, sliding_window=16),
+        "gemma3": Gemma3TextConfig(**grouped, sliding_window=16, query_pre_attn_scalar=8),
+        "phi3": Phi3Config(**common, num_key_value_heads=2),
     }
 
 
@@ -55,11 +62,12 @@ def _jitter(model: torch.nn.Module) -> None:
                 parameter.mul_(8.0)  # from the init's std of 0.02 to about 1 / sqrt(width)
 
 
-def save_all(folder: Path) -> dict[str, Path]:
+def save_all(folder: Path, families: Iterable[str]) -> dict[str, Path]:
     """The families' names and the folders they were saved to. Seeded."""
     pieces = tokenizer()
-    saved = {}
-    for family, config in _configs(len(pieces)).items():
+    configs, saved = _configs(len(pieces)), {}
+    for family in families:
+        config = configs[family]
         torch.manual_seed(0)
         model = AutoModelForCausalLM.from_config(config, attn_implementation="eager")
         _jitter(model)
