@@ -1,6 +1,6 @@
 """Exact effects, by running the model once for each node, many nodes at a time."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,16 +11,16 @@ from torch import Tensor
 
 from .gradients import Setting, setting
 from .nodes import Mean, Nodes
-from .targets import Target
+from .targets import AnyTarget
 
 
 def ablations(
     model: Any,
     coders: Any,
     prompt: str | Int[Tensor, "batch pos"] | Int[Tensor, " pos"],
-    target: Target | Callable,
+    target: AnyTarget,
     *,
-    patch: str | Int[Tensor, "batch pos"] | None = None,
+    patch: str | Int[Tensor, "_ _"] | Int[Tensor, " _"] | None = None,
     mean: Mean | Sequence[Mean] | None = None,
     per: str = "position",
     nodes: pd.DataFrame | None = None,

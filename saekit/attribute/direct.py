@@ -9,12 +9,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from .stream import Stream, Terms, labelled
-from .targets import Target, prompt_tokens
+from .targets import AnyTarget, Target, on, prompt_tokens
 
-Prompt = str | Int[Tensor, "1 pos"] | Int[Tensor, " pos"]
+Prompt = str | Int[Tensor, "_ pos"] | Int[Tensor, " pos"]
 
 
-def direct(model: Any, prompt: Prompt, target: Target, coders: Any = ()) -> pd.DataFrame:
+def direct(model: Any, prompt: Prompt, target: AnyTarget, coders: Any = ()) -> pd.DataFrame:
     """Who wrote what the target reads, with norm scales and attention patterns as they are on this prompt.
 
     The target reads the residual stream at its position: `sk.logit` and `sk.logit_diff` through the final norm and
@@ -39,7 +39,7 @@ def direct(model: Any, prompt: Prompt, target: Target, coders: Any = ()) -> pd.D
     return _table(stream, terms, target, stream.values(target.read, seeds).sum() + target.constant)
 
 
-def ov(model: Any, prompt: Prompt, target: Target, layer: int, head: int, coders: Any = ()) -> pd.DataFrame:
+def ov(model: Any, prompt: Prompt, target: AnyTarget, layer: int, head: int, coders: Any = ()) -> pd.DataFrame:
     """What one head moved to the target, by what it read at the sources: its OV circuit.
 
     `A[q, k] <LN(part of x[k]) W_V W_O, g>` for each source position k and part of the residual stream before the layer,
@@ -118,11 +118,16 @@ def _bilinear(
     return score.item(), form.detach()
 
 
-def _read(model: Any, prompt: Prompt, target: Target, coders: Any) -> tuple[Target, Stream, Float[Tensor, "1 pos _"]]:
+def _read(
+    model: Any, prompt: Prompt, target: AnyTarget, coders: Any
+) -> tuple[Target, Stream, Float[Tensor, "1 pos _"]]:
     """(the target on this model, the stream, <seed, x> = m)."""
+    target = on(model, target)
     if not isinstance(target, Target):
-        raise ValueError(f"{target!r} need not be linear; give sk.logit, sk.logit_diff, sk.pre_activation or sk.Target")
-    target, tokens = target.on(model), prompt_tokens(model, prompt, target)
+        raise ValueError(
+            f"{target.label} need not be linear; give sk.logit, sk.logit_diff, sk.pre_activation, sk.Target"
+        )
+    tokens = prompt_tokens(model, prompt, target)
     stream = Stream(model, tokens, coders, target.read)
     seeds = target.weights.new_zeros(1, tokens.shape[1], len(target.weights))
     seeds[0, target.pos] = target.weights

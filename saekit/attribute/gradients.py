@@ -1,7 +1,7 @@
 """Attribution by gradients: of one pass, or averaged along the way to the baseline."""
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..hooks import at_sites, capture, check_fit, fires_after, not_bos, nudged
 from .nodes import PER, Mean, Nodes, means, nodes_of, tidy
-from .targets import Custom, Target, on, prompt_tokens
+from .targets import AnyTarget, Custom, Target, on, prompt_tokens
 
 EMBEDDED = "embed.hook_out"
 ORDERS = (5, 8, 16)
@@ -50,13 +50,13 @@ class Setting:
 
 
 def setting(
-    model: Any, coders: Any, prompt: Any, target: Any, patch: Any, mean: Mean | Sequence[Mean] | None, per: str
+    model: Any, coders: Any, prompt: Any, target: AnyTarget, patch: Any, mean: Mean | Sequence[Mean] | None, per: str
 ) -> Setting:
     """Everything is checked before the first pass. One forward pass and one backward pass."""
     target, tokens = on(model, target), prompt_tokens(model, prompt, target)
     pairs = at_sites(coders)
     for site, coder in pairs:
-        check_fit(model, site, coder, writes=True)
+        check_fit(model, site, coder)
         if late := [name for name in site.writes if fires_after(model, name, target.read)]:
             raise ValueError(
                 f"the target is read at {target.read!r}, before {late[0]!r}: what is there cannot change it"
@@ -74,6 +74,8 @@ def setting(
     with model.hooks([(EMBEDDED, lambda x, hook: x.detach().requires_grad_())]):
         seen = capture(model, tokens, *sites, target.read, grad=True)
     m = target(seen[target.read])
+    if not m.isfinite().all():
+        raise ValueError(f"the target is {m.tolist()} on this prompt; only a finite number can be attributed")
     patched = None if other is None else capture(model, other, *sites)
     nodes = [nodes_of(*pair, seen, kept, patched, f) for pair, f in zip(pairs, baselines, strict=True)]
     if not sum(len(part.codes.latents) for part in nodes):
@@ -91,9 +93,9 @@ def attribute(
     model: Any,
     coders: Any,
     prompt: str | Int[Tensor, "batch pos"] | Int[Tensor, " pos"],
-    target: Target | Callable,
+    target: AnyTarget,
     *,
-    patch: str | Int[Tensor, "batch pos"] | None = None,
+    patch: str | Int[Tensor, "_ _"] | Int[Tensor, " _"] | None = None,
     mean: Mean | Sequence[Mean] | None = None,
     per: str = "position",
 ) -> pd.DataFrame:
@@ -123,9 +125,9 @@ def integrated_gradients(
     model: Any,
     coders: Any,
     prompt: str | Int[Tensor, "batch pos"] | Int[Tensor, " pos"],
-    target: Target | Callable,
+    target: AnyTarget,
     *,
-    patch: str | Int[Tensor, "batch pos"] | None = None,
+    patch: str | Int[Tensor, "_ _"] | Int[Tensor, " _"] | None = None,
     mean: Mean | Sequence[Mean] | None = None,
     per: str = "position",
 ) -> pd.DataFrame:

@@ -15,7 +15,7 @@ from ..corpus import pieces
 from ..features import Features
 from ..hooks import Site
 
-Mean = Features | Float[Tensor, "*pos d_sae"]
+Mean = Features | Float[Tensor, "*_ _"]
 PER = ("position", "latent")
 
 

@@ -32,7 +32,7 @@ class Terms:
         self.rows: list[pd.DataFrame] = []
         self.values: list[Float[Tensor, "rows n"]] = []
 
-    def add(self, kind: str, values: Float[Tensor, "rows n"], **where: Any) -> None:
+    def add(self, kind: str | np.ndarray, values: Float[Tensor, "rows n"], **where: Any) -> None:
         """Rows of one kind; `where`: site, layer, head, pos, latent, of each row or of all."""
         row = dict.fromkeys(COLUMNS, -1) | {"kind": kind, "site": ""} | where
         self.rows.append(pd.DataFrame(row, index=range(len(values))))
@@ -48,12 +48,12 @@ class Terms:
 class Stream:
     """One frozen forward pass of one prompt, kept for vector-Jacobian products, and the coders on it."""
 
-    def __init__(self, model: Any, tokens: Int[Tensor, "1 pos"], coders: Any, *names: str) -> None:
+    def __init__(self, model: Any, tokens: Int[Tensor, "_ pos"], coders: Any, *names: str) -> None:
         if len(tokens) != 1:
             raise ValueError(f"{len(tokens)} prompts; give one")
         self.model, self.tokens, self.pairs = model, tokens, at_sites(coders)
         for site, coder in self.pairs:
-            check_fit(model, site, coder, writes=True)
+            check_fit(model, site, coder)
             if len(site.writes) != 1:
                 raise ValueError(f"the coder at {site.name!r} writes {len(site.writes)} hooks; here it must write one")
         self.known = _readers(model)

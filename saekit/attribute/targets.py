@@ -57,6 +57,9 @@ class Target:
         return sum(x[:, self.pos, token] * weight for token, weight in self.weights.items()) + self.constant
 
 
+AnyTarget = Target | Callable[[Tensor], Tensor] | str | int  # a token stands for its logit
+
+
 def logit(token: str | int) -> Target:
     """The logit of a token at the last position. A string must be one token of the model it is used with."""
     return Target({token: 1.0}, repr(token))
@@ -112,12 +115,12 @@ class Custom:
         return m
 
 
-def on(model: Any, target: Target | Callable) -> Target | Custom:
-    """A target ready for use on this model: its tokens looked up, a plain function wrapped."""
+def on(model: Any, target: AnyTarget) -> Target | Custom:
+    """A target ready for use on this model: a token's logit, its tokens looked up, a plain function wrapped."""
+    if isinstance(target, str | int):
+        target = logit(target)
     if isinstance(target, Target):
         return target.on(model)
-    if not callable(target):
-        raise ValueError(f"the target is {target!r}; give sk.logit(token), sk.logit_diff(a, b) or a function of logits")
     return Custom(target, getattr(target, "__name__", "the target"))
 
 
