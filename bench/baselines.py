@@ -1,10 +1,13 @@
-"""What the peers' training step does, written from its description: everything dense.
+"""What the peers do, written from its description.
 
-Encoder product, top-k, scatter into a dense code, decoder product, autograd through all of it, fused Adam.
+Their training step, everything dense: encoder product, top-k, scatter into a dense code, decoder product, autograd
+through all of it, fused Adam. Their rows of an attribution graph, and their influence.
 """
 
 import torch
 from torch import Tensor, nn
+
+from saekit.circuits.sources import BIAS, Sources
 
 
 class DenseTopK(nn.Module):
@@ -52,3 +55,53 @@ class DenseLearner:
             nn.utils.clip_grad_norm_(self.coder.parameters(), 1.0)
             self.optimizer.step()
             W.div_(W.norm(dim=1, keepdim=True))
+
+
+class ExpandedBatch:
+    """Rows as circuit-tracer makes them: one forward pass of as many copies of the prompt as there are rows in a batch.
+
+    A row's vector is added to the gradient of its own copy, at what its target reads, by a hook on that tensor; the
+    pass back starts from zeros.
+    """
+
+    def __init__(self, sources: Sources, copies: int) -> None:
+        self.sources, self.frozen, self.copies = sources, sources.frozen, copies
+        self.leaves: dict[str, Tensor] = {}
+        with torch.enable_grad():
+            _, self.taps = self.frozen._run(copies, self._leaf)
+
+    def _leaf(self, name: str, x: Tensor) -> Tensor:
+        self.leaves[name] = x.detach().expand(self.copies, -1, -1).clone().requires_grad_()
+        return self.leaves[name]
+
+    def rows(self, tap: str, pos: Tensor, seeds: Tensor) -> Tensor:
+        """[rows, nodes], the same numbers as `saekit.circuits.sources.contributions`."""
+
+        def inject(grad: Tensor) -> Tensor:
+            grad = grad.clone()
+            grad[torch.arange(len(pos)), pos] += seeds
+            return grad
+
+        handle = self.taps[tap].register_hook(inject)
+        try:
+            top = sum(0.0 * x.sum() for x in self.taps.values())
+            grads = torch.autograd.grad(top, [*self.leaves.values()], retain_graph=True, allow_unused=True)
+        finally:
+            handle.remove()
+        out = seeds.new_zeros(len(self.sources), len(seeds))
+        for name, g in zip(self.leaves, grads, strict=True):
+            if g is not None:
+                self.sources.parts[name].add(out, g[: len(seeds)])
+        out[BIAS] += (seeds * self.frozen.constants[tap][0, pos]).sum(1)
+        return out.T
+
+
+def power_series(weights: Tensor, start: Tensor) -> Tensor:
+    """Influence as circuit-tracer has it: `p (A + A^2 + ...)` on a dense matrix, until a term is zero."""
+    A = weights.abs()
+    A = A / A.sum(1, keepdim=True).clamp(min=1e-10)
+    term, total = start @ A, torch.zeros_like(start)
+    while bool(term.any()):
+        total += term
+        term = term @ A
+    return total

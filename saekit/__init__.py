@@ -14,6 +14,8 @@ from .attribute import logit_diff as logit_diff
 from .attribute import ov as ov
 from .attribute import pre_activation as pre_activation
 from .attribute import qk as qk
+from .circuits import Graph as Graph
+from .circuits import trace as trace
 from .coder import CoderStack as CoderStack
 from .coder import SparseCoder as SparseCoder
 from .coder import side as side

@@ -302,7 +302,7 @@ def _names(site: Site | str) -> tuple[str, ...]:
 def to_tokens(model: Any, tokens: str | Int[Tensor, "batch pos"] | Int[Tensor, " pos"]) -> Int[Tensor, "batch pos"]:
     """Text after a BOS, or token ids, as a batch. Raises ValueError for an empty prompt and one past the context."""
     if isinstance(tokens, str):
-        tokens = model.to_tokens(tokens, prepend_bos=True)
+        tokens = model.to_tokens(tokens, prepend_bos=True, truncate=False)
     tokens = torch.atleast_2d(tokens).to(model.cfg.device)
     if not 0 < tokens.shape[1] <= model.cfg.n_ctx:
         raise ValueError(f"a prompt of {tokens.shape[1]} tokens; {model.cfg.model_name!r} takes 1 to {model.cfg.n_ctx}")
@@ -472,6 +472,13 @@ def _difference(edited: Codes, codes: Codes) -> Codes:
     return Codes.from_entries(rows, latents, values, codes.n_rows, codes.d_sae).on()
 
 
+def freezes(name: str, patterns: bool = True, norms: bool = True, qk_norms: bool = False) -> bool:
+    """Whether `frozen` takes what comes from the hook `name` as a constant."""
+    of_qk = ".q_norm." in name or ".k_norm." in name
+    scale = name.endswith(".hook_scale") and (qk_norms if of_qk else norms)
+    return scale or (patterns and name.endswith(".hook_pattern"))
+
+
 @contextmanager
 def frozen(model: Any, *, patterns: bool = True, norms: bool = True, qk_norms: bool = False) -> Iterator[Any]:
     """Gradients that take attention patterns and norm scales as constants: sg(A), sg(sqrt(var + eps)).
@@ -482,11 +489,7 @@ def frozen(model: Any, *, patterns: bool = True, norms: bool = True, qk_norms: b
     Values move by rounding on RMSNorm models, which then compute the norm in Python.
     """
 
-    def freezes(name: str) -> bool:
-        of_qk = ".q_norm." in name or ".k_norm." in name
-        scale = name.endswith(".hook_scale") and (qk_norms if of_qk else norms)
-        return scale or (patterns and name.endswith(".hook_pattern"))
-
-    with warnings.catch_warnings(), model.hooks([(freezes, lambda x, hook: x.detach())]):
+    hook = (lambda name: freezes(name, patterns, norms, qk_norms), lambda x, hook: x.detach())
+    with warnings.catch_warnings(), model.hooks([hook]):
         warnings.filterwarnings("ignore", message=".*native-autograd path.*")
         yield model

@@ -73,3 +73,61 @@ class Graph:
     def expanded(self) -> np.ndarray:
         """Which nodes have a row."""
         return (np.diff(self.weights.indptr) > 0) | (self.totals != 0) | (self.rest != 0)
+
+    def row(self, node: int) -> pd.DataFrame:
+        """What makes a node: a line for each source, the strongest first, and for `rest` if any; they sum to its total.
+
+        Columns: source (-1 for `rest`), label, contribution, share = contribution / total. Raises ValueError for a
+        node without a row.
+        """
+        if not 0 <= node < len(self) or not self.expanded[node]:
+            raise ValueError(f"node {node} has no row; graph.expanded says which have")
+        span = slice(*self.weights.indptr[node : node + 2])
+        source, value = self.weights.indices[span], self.weights.data[span]
+        table = pd.DataFrame({"source": source, "label": self.nodes["label"].to_numpy()[source], "contribution": value})
+        if self.rest[node] != 0:
+            table.loc[len(table)] = -1, "rest", self.rest[node]
+        table = table.sort_values("contribution", key=np.abs, ascending=False, ignore_index=True)
+        return table.assign(share=table["contribution"] / self.totals[node])
+
+    def influence(self) -> Float64[np.ndarray, " nodes"]:
+        """How much of the targets each node explains through all paths: `circuits.influence.influence`."""
+        from .influence import influence
+
+        return influence(self)
+
+    def prune(self, node: float = 0.8, edge: float = 0.98) -> "Graph":
+        """The nodes and edges that hold these shares of the influence: `circuits.influence.prune`."""
+        from .influence import prune
+
+        return prune(self, node, edge)
+
+    def scores(self) -> dict[str, float]:
+        """Replacement and completeness: `circuits.influence.scores`."""
+        from .influence import scores
+
+        return scores(self)
+
+    def predict(self, changes: Any, **options: Any) -> Float64[np.ndarray, " nodes"]:
+        """By how much rows change when nodes are, by the graph alone: `circuits.intervene.predict`."""
+        from .intervene import predict
+
+        return predict(self, changes, **options)
+
+    def intervene(self, model: Any, changes: Any, **options: Any) -> Any:
+        """Change nodes and run the model: `circuits.intervene.intervene`."""
+        from .intervene import intervene
+
+        return intervene(self, model, changes, **options)
+
+    def check(self, model: Any, top: int = 20, **options: Any) -> pd.DataFrame:
+        """Predicted beside actual effects of the strongest latents: `circuits.intervene.check`."""
+        from .intervene import check
+
+        return check(self, model, top, **options)
+
+    def faithfulness(self, model: Any, **options: Any) -> dict[str, Any]:
+        """How much of the target these latents give on their own: `circuits.faithful.faithfulness`."""
+        from .faithful import faithfulness
+
+        return faithfulness(self, model, **options)
