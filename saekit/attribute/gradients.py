@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..hooks import at_sites, capture, check_fit, fires_after, not_bos, nudged
 from .nodes import PER, Mean, Nodes, means, nodes_of, tidy
-from .targets import AnyTarget, Custom, Target, on, prompt_tokens
+from .targets import AnyTarget, Custom, Each, Target, on, prompt_tokens
 
 EMBEDDED = "embed.hook_out"
 ORDERS = (5, 8, 16)
@@ -26,19 +26,20 @@ class Setting:
 
     model: Any
     tokens: Int[Tensor, "batch pos"]
-    target: Target | Custom
+    target: Target | Custom | Each
     nodes: list[Nodes]
     gradients: list[Float[Tensor, "rows d"]]
     values: Float[Tensor, " batch"]  # of the target
 
     def measure(
-        self, tokens: Int[Tensor, "n pos"], nodes: Nodes, change: Float[Tensor, "n pos d"]
+        self, prompts: Int[Tensor, " n"], nodes: Nodes, change: Float[Tensor, "n pos d"]
     ) -> Float[Tensor, " n"]:
-        """The target of prompts whose activations at the site of these nodes are changed."""
+        """The target of these prompts, by number, with activations at the site of these nodes changed."""
+        target = self.target.take(prompts) if isinstance(self.target, Each) else self.target
         changes = dict(zip(nodes.site.writes, change.split(nodes.widths, dim=-1), strict=True))
         with nudged(self.model, changes):
-            return self.target(
-                capture(self.model, tokens, self.target.read, grad=change.requires_grad)[self.target.read]
+            return target(
+                capture(self.model, self.tokens[prompts], target.read, grad=change.requires_grad)[target.read]
             )
 
     def tidy(self, tables: list[pd.DataFrame], per: str, **attrs: Any) -> pd.DataFrame:
@@ -141,19 +142,26 @@ def integrated_gradients(
     it by which the effects miss it). Warns when that is above 2 % with 16 points. Raises ValueError as `attribute`.
     """
     start = setting(model, coders, prompt, target, patch, mean, per)
-    tables, sites = zip(*(_integrate(start, nodes) for nodes in start.nodes), strict=True)
+    gradients, sites = zip(*(integrate(start, nodes) for nodes in start.nodes), strict=True)
     for site, found in zip(start.nodes, sites, strict=True):
-        if found["residual"] > TOLERANCE:
-            warnings.warn(
-                f"the effects at {site.site.name!r} miss the change of the target by {found['residual']:.1%} with "
-                f"{found['order']} points; sk.ablations is exact",
-                stacklevel=2,
-            )
+        warn_of(site.site.name, found, stacklevel=3)
     names = [nodes.site.name for nodes in start.nodes]
-    return start.tidy([*tables], per, sites=dict(zip(names, sites, strict=True)))
+    tables = [nodes.table(gradient) for nodes, gradient in zip(start.nodes, gradients, strict=True)]
+    return start.tidy(tables, per, sites=dict(zip(names, sites, strict=True)))
 
 
-def _integrate(start: Setting, nodes: Nodes) -> tuple[pd.DataFrame, dict[str, float]]:
+def warn_of(site: str, found: dict[str, Any], stacklevel: int = 2) -> None:
+    """Warn when integrated gradients miss the change of the target."""
+    if found["residual"] > TOLERANCE:
+        warnings.warn(
+            f"the effects at {site!r} miss the change of the target by {found['residual']:.1%} with "
+            f"{found['order']} points; sk.ablations is exact",
+            stacklevel=stacklevel,
+        )
+
+
+def integrate(start: Setting, nodes: Nodes) -> tuple[Float[Tensor, "rows d"], dict[str, float]]:
+    """(dm/dx averaged over the way of these nodes to their baselines, the order used and what it misses)."""
     for order in ORDERS:
         gradient, change = _averaged(start, nodes, order)
         table = nodes.table(gradient)
@@ -162,7 +170,7 @@ def _integrate(start: Setting, nodes: Nodes) -> tuple[pd.DataFrame, dict[str, fl
         residual = missed / max(np.abs(change).sum(), 1e-9)
         if residual <= TOLERANCE:
             break
-    return table, {"order": order, "change": float(change.mean()), "residual": float(residual)}
+    return gradient, {"order": order, "change": float(change.mean()), "residual": float(residual)}
 
 
 def _averaged(start: Setting, nodes: Nodes, order: int) -> tuple[Float[Tensor, "rows d"], Float[np.ndarray, " batch"]]:
@@ -172,7 +180,8 @@ def _averaged(start: Setting, nodes: Nodes, order: int) -> tuple[Float[Tensor, "
     total = nodes.total().view(batch, pos, -1)
     along = total.new_tensor([0.0, *(points + 1) / 2, 1.0])
     steps = (along.view(-1, 1, 1, 1) * total).flatten(0, 1).requires_grad_()
-    m = start.measure(start.tokens.repeat(len(along), 1), nodes, steps).view(-1, batch)
+    prompts = torch.arange(batch, device=steps.device).repeat(len(along))
+    m = start.measure(prompts, nodes, steps).view(-1, batch)
     (gradient,) = torch.autograd.grad((m[1:-1] * m.new_tensor(weights / 2)[:, None]).sum(), steps)
     change = (m[-1] - m[0]).detach().double().numpy(force=True)
     return gradient.view(len(along), batch * pos, -1).sum(0), change

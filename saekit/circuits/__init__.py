@@ -1,4 +1,10 @@
 """Circuits: attribution graphs with transcoders, and sparse feature circuits."""
 
+from .curve import faithfulness as faithfulness
 from .graph import Graph as Graph
+from .keep import means as means
+from .keep import only as only
+from .keep import swapped as swapped
+from .sparse import FeatureCircuit as FeatureCircuit
+from .sparse import feature_circuit as feature_circuit
 from .trace import trace as trace
