@@ -5,11 +5,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from bench import features, growth, harvest, notebooks, peers, training, widgets
+from bench import attribute, features, growth, harvest, notebooks, peers, training, widgets
 
 BENCHMARKS = {
     "harvest": harvest.main,
     "features": features.main,
+    "attribute": attribute.main,
     "training": training.main,
     "growth": growth.main,
     "peers_fvu": peers.fvu,

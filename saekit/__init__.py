@@ -12,6 +12,7 @@ from .attribute import integrated_gradients as integrated_gradients
 from .attribute import logit as logit
 from .attribute import logit_diff as logit_diff
 from .attribute import ov as ov
+from .attribute import patching as patching
 from .attribute import pre_activation as pre_activation
 from .attribute import qk as qk
 from .circuits import Graph as Graph

@@ -224,8 +224,8 @@ def capture(
     *sites: Site | str,
     grad: bool = False,
     attention_mask: Int[Tensor, "batch pos"] | None = None,
-) -> dict[str, Float[Tensor, "batch pos _"]]:
-    """{hook name: its activations, heads flattened} at every hook the sites read or write.
+) -> dict[str, Float[Tensor, "batch _ _"]]:
+    """{hook name: its activations [batch, pos, width], heads flattened} at every hook the sites read or write.
 
     The forward pass ends at the last of them. `grad=True` keeps the autograd graph.
     Raises ValueError for an unknown hook, an empty prompt or one longer than the context; RuntimeError for a hook that

@@ -9,6 +9,7 @@ from numpy.testing import assert_allclose
 import saekit as sk
 from saekit import steer
 from saekit.attribute import gradients
+from saekit.attribute.setting import setting
 from saekit.coder import SparseCoder
 from saekit.hooks import not_bos, rerun
 from saekit.nonlinearity import ReLU
@@ -365,7 +366,7 @@ def test_ablations_are_what_a_loop_of_splices_gives(three):
     }
     for table, baseline in tables.values():
         latents = table.query("kind == 'latent'")
-        for row in latents.iloc[:: max(1, len(latents) // 6)].itertuples():
+        for row in latents.iloc[:: max(1, len(latents) // 3)].itertuples():
             by_hand = moved(three, coder, steer.clamp(row.latent, baseline(row)), at(row.pos))
             assert row.effect == pytest.approx(by_hand, abs=1e-5)
     error = x - coder.decode(coder.encode(x)).view_as(x)
@@ -375,12 +376,14 @@ def test_ablations_are_what_a_loop_of_splices_gives(three):
         assert row.effect == pytest.approx(by_hand, abs=1e-5)
 
 
-def test_every_node_at_once_is_the_site_at_its_bias(three, coders):
-    nodes = gradients.setting(three, coders, TOKENS, TARGET, None, None, "position").nodes
-    for coder, part in zip(coders, nodes, strict=True):
-        x = sk.capture(three, TOKENS, coder.site.name)[coder.site.name][0]
-        assert_allclose((x + part.total())[1:], coder.b_dec.expand(8, -1), atol=1e-9)
-        assert (part.total()[0] == 0).all()
+def test_every_node_at_once_is_the_site_at_its_baseline(three, coders):
+    mean = [torch.rand(D_SAE).double() for _ in coders]
+    for given, written in ((None, [0.0] * 3), (mean, [f @ coder.W_dec for f, coder in zip(mean, coders, strict=True)])):
+        nodes = setting(three, coders, TOKENS, TARGET, None, given, "position").nodes
+        for coder, part, y in zip(coders, nodes, written, strict=True):
+            x = sk.capture(three, TOKENS, coder.site.name)[coder.site.name][0]
+            assert_allclose((x + part.total())[1:], (coder.b_dec + y).expand(8, -1), atol=1e-9)
+            assert (part.total()[0] == 0).all()
 
 
 def test_a_latent_at_all_positions_is_one_ablation(one, coders):
@@ -391,17 +394,18 @@ def test_a_latent_at_all_positions_is_one_ablation(one, coders):
         assert row.effect == pytest.approx(moved(one, coder, steer.ablate(row.latent), None), abs=1e-9)
 
 
-def test_the_batch_changes_nothing_and_only_the_nodes_given_are_ablated(one, coders):
-    every = sk.ablations(one, coders, TOKENS, TARGET, batch=1)
-    assert_allclose(every["effect"], sk.ablations(one, coders, TOKENS, TARGET, batch=1000)["effect"], atol=1e-12)
-    strongest = sk.attribute(one, coders, TOKENS, TARGET).head(7)
-    some = sk.ablations(one, coders, TOKENS, TARGET, nodes=strongest)
+def test_the_batch_changes_nothing_and_only_the_nodes_given_are_ablated(one):
+    coder = made(RESID, bias=-6.0)
+    every = sk.ablations(one, coder, TOKENS, TARGET, batch=1)
+    assert_allclose(every["effect"], sk.ablations(one, coder, TOKENS, TARGET, batch=1000)["effect"], atol=1e-12)
+    strongest = sk.attribute(one, coder, TOKENS, TARGET).head(7)
+    some = sk.ablations(one, coder, TOKENS, TARGET, nodes=strongest)
     keys = ["site", "pos", "kind", "latent"]
     assert {*map(tuple, some[keys].to_numpy())} == {*map(tuple, strongest[keys].to_numpy())}
     merged = some.merge(every, on=keys)
     assert_allclose(merged["effect_x"], merged["effect_y"], atol=1e-12)
     with pytest.raises(ValueError, match=r"none of the nodes given"):
-        sk.ablations(one, coders[0], TOKENS, TARGET, nodes=strongest.assign(site="elsewhere"))
+        sk.ablations(one, coder, TOKENS, TARGET, nodes=strongest.assign(site="elsewhere"))
 
 
 def test_a_small_ablation_is_what_it_is_to_first_order(three):
@@ -424,12 +428,14 @@ def test_bad_input_is_named_and_the_model_left_clean(method, one, exact_models, 
 
     refuse(one, coders, TOKENS[:, :1], TARGET, match=r"a prompt of 1 token .* at least two")
     refuse(one, coders, torch.zeros(1, 65).long(), TARGET, match=r"a prompt of 65 tokens; 'gpt2' takes 1 to 64")
-    refuse(one, [], TOKENS, TARGET, match=r"0 coders")
+    refuse(one, [], TOKENS, TARGET, match=r"coders at \[\]")
     refuse(one, coders, TOKENS, TARGET, per="token", match=r"per='token'")
     refuse(one, coders, TOKENS, TARGET, patch=OTHER[:, :5], match=r"patch has shape \(1, 5\), the prompt \(1, 9\)")
-    refuse(one, coders, TOKENS, TARGET, patch=OTHER, mean=[torch.zeros(D_SAE)] * 3, match=r"and no mean")
+    refuse(one, coders, TOKENS, TARGET, patch=OTHER, mean=[torch.zeros(D_SAE)] * 3, match=r"either a patch or a mean")
+    refuse(one, [made(RESID), made(RESID)], TOKENS, TARGET, match=r"one for each site")
     refuse(one, coders, TOKENS, TARGET, mean=torch.zeros(D_SAE), match=r"1 means for 3 coders")
-    refuse(one, coders[0], TOKENS, TARGET, mean=torch.zeros(5), match=r"shape \(5,\) for the 24 latents")
+    refuse(one, coders[0], TOKENS, TARGET, mean=torch.zeros(5), match=r"shape \(5,\) for 24 latents")
+    refuse(one, coders[0], TOKENS, TARGET, mean=torch.zeros(8, D_SAE), match=r"shape \(8, 24\) .* 9 positions")
     refuse(one, made(RESID, bias=-1e6), TOKENS, TARGET, match=r"no latent of these coders is on")
     refuse(one, made("blocks.9.hook_resid_post"), TOKENS, TARGET, match=r"no hook 'blocks.9.hook_resid_post'")
     refuse(one, made(RESID, d_in=16), TOKENS, TARGET, match=r"from width 16")

@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from .gradients import Setting, setting
 from .nodes import Mean, Nodes
+from .setting import Setting, setting
 from .targets import AnyTarget
 
 

@@ -50,18 +50,14 @@ def ov(model: Any, prompt: Prompt, target: AnyTarget, layer: int, head: int, cod
     """
     _check_head(model, layer, head)
     target, stream, seeds = _read(model, prompt, target, coders)
-    v, out = f"blocks.{layer}.attn.hook_v", f"blocks.{layer}.hook_attn_out"
-    z, (hook, parts) = f"blocks.{layer}.attn.hook_z", stream.origin(target.read)
-    g = stream.pull(target.read, hook, seeds)
-    if out not in parts and z not in parts:
+    v, z, out = (f"blocks.{layer}.{name}" for name in ("attn.hook_v", "attn.hook_z", "hook_attn_out"))
+    hook, parts = stream.origin(target.read)
+    if not {out, z} & {*parts}:
         raise ValueError(f"{target.label} is read at {target.read!r}, where layer {layer} has not written")
-    g = g if z in parts else stream.pull(out, z, g)
-    pattern, values = stream.heads(layer)
-    kv_heads = stream.seen[v].shape[-1] // values.shape[-1]
-    seed = values.new_zeros(1, len(values), kv_heads, values.shape[-1])
-    of_head = g.unflatten(2, (len(pattern), -1))[0, :, head]
-    seed[0, :, head // (len(pattern) // kv_heads)] = pattern[head].T @ of_head
-    seed = seed.flatten(2)
+    g = stream.pull(target.read, hook, seeds)
+    g = (g if z in parts else stream.pull(out, z, g)).unflatten(2, (model.cfg.n_heads, -1))[0, :, head]
+    seed = g.new_zeros(1, len(g), stream.seen[v].shape[-1])
+    seed[0, :, stream.columns(v, head)] = stream.pattern(layer)[head].to(g.dtype).T @ g
     return _table(stream, stream.reading(v, seed), target, stream.values(v, seed).sum())
 
 
@@ -70,8 +66,9 @@ def qk(model: Any, prompt: Prompt, layer: int, head: int, query: int, key: int, 
 
     The score, before the soft cap of a model that has one, is bilinear in what the head reads at the two positions:
     `S = q M k`, so `S[i, j] = (part i of x_query) (part j of x_key)` through W_Q, W_K, the rotation and the norms,
-    their scales frozen. Rows: parts at the query; columns: parts at the key, as in `direct`. `attrs`: score, which is
-    the sum. Raises ValueError as `direct`, for a key that this query does not see, and where scores are not bilinear.
+    their scales frozen. A matrix: rows are parts at the query, columns parts at the key, both named as in `direct`;
+    b_norm holds b_Q and b_K. `attrs`: score, which is the sum. Raises ValueError as `direct`, for a key that this query
+    does not see, and where scores are not bilinear.
     """
     _check_head(model, layer, head)
     tokens, name = prompt_tokens(model, prompt), f"blocks.{layer}.attn.hook_"
@@ -81,41 +78,36 @@ def qk(model: Any, prompt: Prompt, layer: int, head: int, query: int, key: int, 
     query, key = query % n, key % n
     stream = Stream(model, tokens, coders, f"{name}q", f"{name}k", f"{name}attn_scores")
     score, form = _bilinear(stream, name, head, query, key)
-    sides = []
-    for side, pos in (("q", query), ("k", key)):
-        width, d_head = stream.seen[name + side].shape[-1], len(form)
-        mine = head * d_head if side == "q" else head // (model.cfg.n_heads * d_head // width) * d_head
-        seeds = form.new_zeros(d_head, n, width)
-        seeds[torch.arange(d_head), pos, mine + torch.arange(d_head)] = 1.0
-        sides.append(stream.reading(name + side, seeds).table())
-    (rows, q), (columns, k) = sides
-    matrix = q @ form.double() @ k.T
+    (rows, q), (columns, k) = (_side(stream, name + side, head, pos) for side, pos in (("q", query), ("k", key)))
+    matrix = q @ form.double().cpu() @ k.T
     _adds_up(matrix, score)
     table = pd.DataFrame(matrix.numpy(), pd.MultiIndex.from_frame(rows), pd.MultiIndex.from_frame(columns))
     table.attrs = {"score": score}
     return table
 
 
+def _side(stream: Stream, reader: str, head: int, pos: int) -> tuple[pd.DataFrame, Float[Tensor, "rows d_head"]]:
+    """What each part gives to the query, or the key, of a head."""
+    mine = stream.columns(reader, head)
+    seeds = torch.zeros_like(stream.seen[reader].detach()).repeat(len(mine), 1, 1)
+    seeds[torch.arange(len(mine)), pos, mine] = 1.0
+    return stream.reading(reader, seeds).table()
+
+
 def _bilinear(
     stream: Stream, name: str, head: int, query: int, key: int
 ) -> tuple[float, Float[Tensor, "d_head d_head"]]:
     """(S, M): the score before the cap, and M with S = q M k; the rotation is in M."""
-    n, cfg = stream.tokens.shape[1], stream.model.cfg
-    capped = stream.seen[f"{name}attn_scores"].view(cfg.n_heads, n, n)[head, query, key]
-    if capped < torch.finfo(capped.dtype).min / 2:
-        raise ValueError(
-            f"a query at {query} does not see a key at {key}: the window of layer {name.split('.')[1]} is shorter"
-        )
-    q, k = (stream.seen[name + side] for side in "qk")
-    d_head = q.shape[-1] // cfg.n_heads
-    cap = cfg.attn_scores_soft_cap
-    score = capped if cap <= 0 else cap * torch.atanh(capped / cap)
-    (along,) = torch.autograd.grad(score, q, create_graph=True)
-    along = along[0, query].view(cfg.n_heads, d_head)[head]
-    (form,) = torch.autograd.grad(along, k, torch.eye(d_head).to(along), retain_graph=True, is_grads_batched=True)
-    kv_heads = k.shape[-1] // d_head
-    form = form[:, 0, key].view(d_head, kv_heads, d_head)[:, head // (cfg.n_heads // kv_heads)]
-    return score.item(), form.detach()
+    heads, n, cap = stream.model.cfg.n_heads, stream.tokens.shape[1], stream.model.cfg.attn_scores_soft_cap
+    score = stream.seen[f"{name}attn_scores"].view(heads, n, n)[head, query, key]
+    if score < torch.finfo(score.dtype).min / 2:
+        raise ValueError(f"a query at {query} does not see a key at {key}: the window of this layer is shorter")
+    score = cap * torch.atanh(score / cap) if cap > 0 else score
+    (along,) = torch.autograd.grad(score, stream.seen[f"{name}q"], create_graph=True)
+    along = along[0, query, stream.columns(f"{name}q", head)]
+    seeds = torch.eye(len(along)).to(along)
+    (form,) = torch.autograd.grad(along, stream.seen[f"{name}k"], seeds, retain_graph=True, is_grads_batched=True)
+    return score.item(), form[:, 0, key, stream.columns(f"{name}k", head)].detach()
 
 
 def _read(

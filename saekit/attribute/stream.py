@@ -15,14 +15,12 @@ from torch import Tensor
 from ..codes import dot
 from ..corpus import pieces
 from ..hooks import at_sites, capture, check_fit, frozen, not_bos
-from .gradients import EMBEDDED
 from .nodes import read
+from .setting import EMBEDDED
 from .targets import LOGITS
 
 COLUMNS = ["kind", "site", "layer", "head", "pos", "latent"]
 NORMED = "ln_final.hook_out"
-OF_LAYER = ("hook_attn_out", "hook_mlp_out", "ln1.hook_in", "ln2.hook_in")
-OF_ATTENTION = ("attn.hook_z", "attn.hook_v", "attn.hook_pattern")
 
 
 class Terms:
@@ -57,11 +55,9 @@ class Stream:
             if len(site.writes) != 1:
                 raise ValueError(f"the coder at {site.name!r} writes {len(site.writes)} hooks; here it must write one")
         self.known = _readers(model)
-        layers = range(model.cfg.n_layers)
-        wanted = [f"blocks.{i}.{name}" for i in layers for name in (*OF_LAYER, *OF_ATTENTION)]
-        wanted = [
-            name for name in (*_sources(model), *wanted, "ln_final.hook_in", NORMED, *names) if name in model.hook_dict
-        ]
+        attention = [f"blocks.{i}.attn.hook_{x}" for i in range(model.cfg.n_layers) for x in ("z", "v", "pattern")]
+        stream = [name for hook, parts in self.known.values() for name in (hook, *parts)]
+        wanted = dict.fromkeys([*stream, *attention, NORMED, *names])
         with frozen(model, qk_norms=True), model.hooks([(EMBEDDED, lambda x, hook: x.detach().requires_grad_())]):
             self.seen = capture(model, tokens, *(site for site, _ in self.pairs), *wanted, grad=True)
         self.kept = not_bos(model, tokens)
@@ -128,21 +124,23 @@ class Stream:
             heads = np.repeat(np.arange(len(per_source)), len(pos))
             terms.add("head", per_source.flatten(0, 1), layer=layer, head=heads, pos=np.tile(pos, len(per_source)))
 
-    def heads(self, layer: int) -> tuple[Float[Tensor, "head query key"], Float[Tensor, "key head d_head"]]:
-        """Patterns and values, the values once for each query head."""
-        n, pos = self.model.cfg.n_heads, self.tokens.shape[1]
-        pattern = self.seen[f"blocks.{layer}.attn.hook_pattern"].detach().view(n, pos, pos)
-        v = self.seen[f"blocks.{layer}.attn.hook_v"].detach().view(pos, -1, self.d_head(layer))
-        return pattern, v.repeat_interleave(n // v.shape[1], dim=1)
+    def pattern(self, layer: int) -> Float[Tensor, "head query key"]:
+        """The attention pattern of a layer."""
+        heads, pos = self.model.cfg.n_heads, self.tokens.shape[1]
+        return self.seen[f"blocks.{layer}.attn.hook_pattern"].detach().view(heads, pos, pos)
 
-    def d_head(self, layer: int) -> int:
-        """The width of a head."""
-        return self.seen[f"blocks.{layer}.attn.hook_z"].shape[-1] // self.model.cfg.n_heads
+    def columns(self, name: str, head: int) -> Int[Tensor, " d_head"]:
+        """Where a head's query, key or value is at a hook; query heads may share keys and values."""
+        layer, width, heads = name.split(".")[1], self.seen[name].shape[-1], self.model.cfg.n_heads
+        d_head = self.seen[f"blocks.{layer}.attn.hook_z"].shape[-1] // heads
+        return head * (width // d_head) // heads * d_head + torch.arange(d_head)
 
     def _heads(self, layer: int, g: Float[Tensor, "n pos _"]) -> Float[Tensor, "head key n"]:
         """`A[q, k] <v[k], g[q]>`, summed over q."""
-        pattern, v = self.heads(layer)
-        return torch.einsum("hqk,khd,nqhd->hkn", pattern.to(g.dtype), v.to(g.dtype), g.unflatten(2, (len(pattern), -1)))
+        pattern, name = self.pattern(layer).to(g.dtype), f"blocks.{layer}.attn.hook_v"
+        v = self.seen[name][0].detach().to(g.dtype)
+        v = torch.stack([v[:, self.columns(name, head)] for head in range(len(pattern))])
+        return torch.einsum("hqk,hkd,nqhd->hkn", pattern, v, g.unflatten(2, (len(pattern), -1)))
 
     def _coder(self, terms: Terms, site: Any, coder: Any, g: Float[Tensor, "n pos d"]) -> None:
         """The terms of what a coder makes of one part: latents, error and b_dec; all that is at BOS as one."""

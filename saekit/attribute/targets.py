@@ -34,12 +34,12 @@ class Target:
         Raises ValueError for a string that is not one token of the model, an id that it does not have, and a vector
         of another width.
         """
-        (width, _), dtype = Site(self.read).check(model), next(model.parameters()).dtype
+        width, like = Site(self.read).check(model)[0], next(model.parameters())
         if not isinstance(self.weights, Mapping):
             if self.weights.shape != (width,):
                 raise ValueError(f"the target has shape {(*self.weights.shape,)}, but {self.read!r} is {width} wide")
-            return self.weights.detach().to(model.cfg.device, dtype)
-        vector = torch.zeros(width, dtype=dtype, device=model.cfg.device)
+            return self.weights.detach().to(like.device, torch.promote_types(self.weights.dtype, like.dtype))
+        vector = torch.zeros(width, dtype=like.dtype, device=like.device)
         for token, weight in self.weights.items():
             vector[token_id(model, token, width)] += weight
         return vector
@@ -51,7 +51,8 @@ class Target:
     def __call__(self, x: Float[Tensor, "batch pos width"]) -> Float[Tensor, " batch"]:
         """m of each prompt. Raises ValueError where a token is still a string: `target.on(model)` looks it up."""
         if not isinstance(self.weights, Mapping):
-            return x[:, self.pos] @ self.weights.to(x.dtype) + self.constant
+            dtype = torch.promote_types(x.dtype, self.weights.dtype)
+            return x[:, self.pos].to(dtype) @ self.weights.to(dtype) + self.constant
         if words := [token for token in self.weights if isinstance(token, str)]:
             raise ValueError(f"{words[0]!r} has no id without a model: target.on(model) gives it one")
         return sum(x[:, self.pos, token] * weight for token, weight in self.weights.items()) + self.constant
@@ -59,14 +60,18 @@ class Target:
 
 def logit(token: str | int) -> Target:
     """The logit of a token at the last position. A string must be one token of the model it is used with."""
-    return Target({token: 1.0}, repr(token))
+    return Target({token: 1.0}, _name(token))
 
 
 def logit_diff(a: str | int, b: str | int) -> Target:
     """The logit of a less that of b, at the last position. Raises ValueError when they are the same."""
     if a == b:
         raise ValueError(f"the logit of {a!r} less itself is 0; give two tokens that differ")
-    return Target({a: 1.0, b: -1.0}, f"{a!r} - {b!r}")
+    return Target({a: 1.0, b: -1.0}, f"{_name(a)} - {_name(b)}")
+
+
+def _name(token: str | int) -> str:
+    return repr(token) if isinstance(token, str) else f"token {token}"
 
 
 def pre_activation(coder: Any, latent: int, pos: int = -1) -> Target:

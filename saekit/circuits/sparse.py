@@ -12,8 +12,9 @@ from jaxtyping import Int
 from scipy.sparse import csr_array
 from torch import Tensor
 
-from ..attribute.gradients import integrate, setting, warn_of
+from ..attribute.gradients import integrate, warn_of
 from ..attribute.nodes import Mean
+from ..attribute.setting import setting
 from ..attribute.targets import AnyTarget, Each, on, prompt_tokens
 from ..corpus import pieces
 from ..hooks import Site, at_sites, check_fit, fires_after, model_record

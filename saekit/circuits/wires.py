@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ..attribute.gradients import Setting
+from ..attribute.setting import Setting
 from ..codes import dot, gather
 from ..hooks import Site
 from .sources import slopes
@@ -96,14 +96,15 @@ class Chosen:
         self.nodes, self.gradient = part.start.nodes[i], part.gradients[i]
         codes = self.nodes.codes
         self.node = numbers[codes.latents, part.place[codes.rows]]
-        self.of_error = numbers[-1, part.place[self.nodes.kept]]
+        of_error = torch.tensor([kind == "error" for kind in self.nodes.kinds], device=numbers.device)
+        self.of_error = numbers[-1, part.place[self.nodes.rows]].where(of_error, -1)
 
     def collect(self, g: Float[Tensor, "rows d"], out: Float[Tensor, " nodes"]) -> None:
         """Add `<g, change of x when the node goes to its baseline>` of each node."""
         mine, error, nodes = self.node >= 0, self.of_error >= 0, self.nodes
         change = nodes.change.where(mine)
         out.index_add_(0, self.node[mine], (dot(g.contiguous(), nodes.W_dec, change.support) * change.values).to(out))
-        moved = (g[nodes.kept] * nodes.moved).sum(1)
+        moved = (g[nodes.rows] * nodes.moved).sum(1)
         out.index_add_(0, self.of_error[error], moved[error].to(out))
 
     def seeds(self, coder: Any, x: Float[Tensor, "rows d_in"], some: Int[Tensor, " n"]) -> tuple[Tensor, Tensor]:
@@ -118,7 +119,7 @@ class Chosen:
         if coder.W_skip is not None:
             whole = whole + self.gradient @ coder.W_skip.T
         for k, n in enumerate(some):
-            rows = self.nodes.kept[self.of_error == n]
+            rows = self.nodes.rows[self.of_error == n]
             at = torch.zeros_like(self.gradient[:, :1]).index_fill(0, rows, 1.0)
             reads[k] = reads[k] - at * whole
             written.append(at * self.gradient)

@@ -9,6 +9,8 @@ TERMS = {
     "had swallowed it. The general latent then has holes that are hard to see.",
     "activation": "A number, or a vector of numbers, that the model computes on its way from the text to the "
     "prediction. For a latent: how strongly it is on at a token.",
+    "activation patching": "Putting one activation of one run into another run, to see whether the answer changes with "
+    "it. Where it does, that activation holds what tells the two texts apart.",
     "always-fire baseline": "The score of a latent that is on at every token. A label that covers much of the text "
     "gives it a high F1, so a latent must beat it before it means anything.",
     "attribution graph": "A picture of one prediction: nodes are tokens, latents, errors and outputs, and an edge says "
@@ -20,6 +22,8 @@ TERMS = {
     "base rate": "The share of tokens that have a label. Precision below it is worse than guessing.",
     "BatchTopK": "A nonlinearity that keeps the k largest activations per token on average over a batch. A hard token "
     "may use more than k, an easy one fewer.",
+    "block": "One layer of a transformer: attention, then an MLP, each reading the residual stream and adding to it. "
+    "Blocks are counted from 0.",
     "BOS": "The token that marks the beginning of every text the model reads. Its activation is like no other, so it "
     "is left out of training and of scores.",
     "CE recovered": "Of the loss that blanking a site adds, the share that the coder's reconstruction avoids: 1 is all "
@@ -55,6 +59,7 @@ TERMS = {
     "Gated": "An SAE that decides with one set of weights whether a latent is on, and with another how strongly.",
     "frontier": "The coders that no other one beats both in what they spend and in what they lose. Compare coders at "
     "equal L0, or by where they lie to this line.",
+    "head": "A part of attention. At each token it chooses earlier tokens to look at, and brings something from them.",
     "hook": "A function that the model calls at a named place while it runs. It may read the activation there, or "
     "change it.",
     "hypergeometric test": "How likely it is to draw so many or more of one kind when that many are drawn at random. "

@@ -3,8 +3,9 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from .heat import Cell, cells, cut, hatching, over, plain
 from .html import count, esc, fixed, percent, piece, signed
-from .marks import ramp, step
+from .marks import ramp
 from .notes import button, empty
 from .tokens import esc_raw
 
@@ -91,21 +92,18 @@ def _heat(data: Mapping[str, Any], most: float) -> str:
     wide = min(max(ROOM / n, 26), 46)
     height, bottom = HEAD + ROW * len(rows) + SUMS + ERRORS, HEAD + ROW * len(rows)
     alt = f"Heatmap of {len(rows)} latents, the rows, by {n} tokens, the columns; arrows move between cells"
-    cells = "".join(_cells(data, most, wide))
+    hatch = f"pm-h-{data['id']}"
+    drawn = cells(_cells(data, most, wide), most, (wide - 1.5, ROW - 3), hatch)
     lines = "".join(
         f'<line class="grid" x1="0" x2="{n * wide:.0f}" y1="{HEAD + ROW * r + 23.5}" y2="{HEAD + ROW * r + 23.5}"/>'
         for r in range(len(rows))
     )
     hit = (
         f'<g data-act="at" data-point="0 {n} {len(rows)} 0" class="pm-plot"><rect x="0" y="{HEAD}" width="{n * wide:.1f}" '
-        f'height="{ROW * len(rows)}" fill="transparent"/>{cells}</g>'
-    )
-    hatch = (
-        f'<defs><pattern id="pm-h-{data["id"]}" width="5" height="5" patternUnits="userSpaceOnUse" patternTransform="rotate(-45)">'
-        '<line x1="0" y1="0" x2="0" y2="5" stroke="var(--sk-hatch-lo)" stroke-width="2.4"/></pattern></defs>'
+        f'height="{ROW * len(rows)}" fill="transparent"/>{drawn}</g>'
     )
     drawn = (
-        f"{hatch}<g>{_tokens(data, wide)}{lines}</g>{hit}<g>{_sums(data, wide, bottom)}{_errors(data, wide, bottom + SUMS)}</g>"
+        f"{hatching(hatch)}<g>{_tokens(data, wide)}{lines}</g>{hit}<g>{_sums(data, wide, bottom)}{_errors(data, wide, bottom + SUMS)}</g>"
         f"{_cursor(data, wide)}"
     )
     return (
@@ -120,7 +118,7 @@ def _names(data: Mapping[str, Any], height: int) -> str:
     drawn = ""
     for r, row in enumerate(data["rows"]):
         y = HEAD + ROW * r + 16
-        drawn += f'<text x="0" y="{y}" class="v">{row["latent"]}</text><text x="44" y="{y}">{esc(_cut(row["name"], 25))}</text>'
+        drawn += f'<text x="0" y="{y}" class="v">{row["latent"]}</text><text x="44" y="{y}">{esc(cut(row["name"], 25))}</text>'
     bottom = HEAD + ROW * len(data["rows"])
     right = f'x="{LABELS - 8}" text-anchor="end"'
     return (
@@ -134,31 +132,16 @@ def _tokens(data: Mapping[str, Any], wide: float) -> str:
     drawn = ""
     for c, column in enumerate(data["columns"]):
         token = column["b"] if data["show"] == "b" or column["a"] is None else column["a"]
-        words = _cut(_plain(token), 9) + (" ≠" if column["differs"] else "")
-        bold = ' style="font-weight:700"' if column["differs"] else ""
-        place = f"{c * wide + wide / 2 + 4:.1f} {HEAD - 6}"
-        drawn += f'<g transform="translate({place}) rotate(-52)"><text class="m"{bold}>{esc(words)}</text></g>'
+        words = cut(plain(token), 9) + (" ≠" if column["differs"] else "")
+        drawn += over(c * wide + wide / 2 + 4, HEAD - 6, words, column["differs"])
     return drawn
 
 
-def _cells(data: Mapping[str, Any], most: float, wide: float) -> Iterator[str]:
-    """All cells of one colour as one path, with what is written in them; negative ones are hatched."""
-    groups: dict[tuple[bool, int], list[tuple[float, int, str]]] = {}
+def _cells(data: Mapping[str, Any], most: float, wide: float) -> Iterator[Cell]:
     for r, row in enumerate(data["rows"]):
         for c, value in enumerate(row["values"]):
-            on = row["a"][c] > 0 or row["b"][c] > 0 if data["show"] == "difference" else value > 0
-            if on:
-                key = (value < 0, step(abs(value), most))
-                groups.setdefault(key, []).append((c * wide + 0.5, HEAD + ROW * r + 1, _mark(data, row, c, most)))
-    for (negative, at), cells in sorted(groups.items()):
-        path = "".join(f"M{x:.1f} {y}h{wide - 1.5:.1f}v{ROW - 3}h{1.5 - wide:.1f}z" for x, y, _ in cells)
-        hatch = f'<path d="{path}" style="fill:url(#pm-h-{data["id"]})"/>' if negative and at else ""
-        words = "".join(
-            f'<text x="{x + wide / 2 - 0.5:.1f}" y="{y + 15}">{mark}</text>' for x, y, mark in cells if mark
-        )
-        colour = f"var(--sk-{'n' if negative else 'a'}{at})" if at else "var(--sk-surface)"
-        ink = "var(--sk-ink)" if not at else "var(--sk-on-hi)" if at > 4 else "var(--sk-on-lo)"
-        yield f'<g class="pm-t" style="--c:{colour};--i:{ink}"><path d="{path}"/>{hatch}{words}</g>'
+            if row["a"][c] > 0 or row["b"][c] > 0 if data["show"] == "difference" else value > 0:
+                yield c * wide + 0.5, HEAD + ROW * r + 1, value, _mark(data, row, c, most)
 
 
 def _mark(data: Mapping[str, Any], row: Mapping[str, Any], c: int, most: float) -> str:
@@ -303,19 +286,10 @@ def _foot(data: Mapping[str, Any]) -> str:
 
 def _at(data: Mapping[str, Any], c: int) -> str:
     column = data["columns"][c]
-    return " / ".join(dict.fromkeys(_cut(_plain(t), 24) for t in (column["a"], column["b"]) if t is not None))
+    return " / ".join(dict.fromkeys(cut(plain(t), 24) for t in (column["a"], column["b"]) if t is not None))
 
 
 def _said(data: Mapping[str, Any], row: Mapping[str, Any], c: int) -> str:
     if data["show"] != "difference":
         return fixed(row["values"][c]) if row["values"][c] > 0 else "off"
     return f"{signed(row['values'][c])}, A {fixed(row['a'][c])}, B {fixed(row['b'][c])}"
-
-
-def _plain(token: str) -> str:
-    """A token in one line of plain text; escaped where it is used."""
-    return token.replace("\n", "⏎").replace("\t", "→").replace(" ", "·")
-
-
-def _cut(text: str, most: int) -> str:
-    return text if len(text) <= most else text[: most - 1] + "…"

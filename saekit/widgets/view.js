@@ -4,12 +4,13 @@
 //   data-live                      a range input that sends while it is dragged
 //   data-names="a b c"             on a range input: what its output says at each step
 //   data-keys="ArrowLeft [ ]" data-on="name"   these keys, pressed inside, send name and the key
+//   data-hover="name"              pointing at a data-arg inside sends name and it; pointing elsewhere sends name and ""
 //   data-roving                    one Tab stop for all inside; without data-on, left and right arrows move it
 //   data-sight                     the cursor of a figure: a click gives it the focus, and it stays in sight as keys move it
 //   data-urgent                    on a button: without an answer, interrupt the kernel
 //   data-scope="card"              acts inside are sent as card/name
 //   data-point="x0 x1 y0 y1"       a click inside this SVG area sends its position in these coordinates
-const TEXT_WAIT = 350, DRAG_WAIT = 60, STALE_AFTER = 150, URGENT_AFTER = 1500;
+const TEXT_WAIT = 350, DRAG_WAIT = 60, HOVER_WAIT = 40, STALE_AFTER = 150, URGENT_AFTER = 1500;
 
 // Make `old` look like `fresh` and keep the nodes that stay: focus, caret, scroll and what is folded out survive.
 // What the reader has set and Python has not answered yet (`held`) stays too.
@@ -94,6 +95,16 @@ export default {
     model.on("msg:custom", message => message?.download && save(message));
     paint();
 
+    let hovering, pointed = { arg: "" };
+    const point = () => {
+      const box = root.querySelector("[data-hover]:hover") ?? pointed.box;
+      const arg = box?.querySelector("[data-arg]:hover")?.dataset.arg ?? "";
+      if (box !== pointed.box && pointed.arg) send(pointed.box, pointed.box.dataset.hover, "");
+      if (box && (arg || box === pointed.box) && arg !== pointed.arg) send(box, box.dataset.hover, arg);
+      pointed = { box, arg };
+    };
+    for (const kind of ["pointerover", "pointerleave"]) root.addEventListener(kind, () => { clearTimeout(hovering); hovering = setTimeout(point, HOVER_WAIT) });
+
     root.addEventListener("click", event => {
       const area = event.target.closest("[data-point]");
       if (area) {
@@ -144,7 +155,7 @@ export default {
         event.preventDefault();
       }
     });
-    return () => { clearTimeout(stale); waits.forEach(({ timer }) => clearTimeout(timer)) };
+    return () => { clearTimeout(stale); clearTimeout(hovering); waits.forEach(({ timer }) => clearTimeout(timer)) };
   },
 };
 

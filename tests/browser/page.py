@@ -56,9 +56,22 @@ rows += [("relu-32", "relu", 33.0, 0.15), ("pca-32", "pca", 32.0, 0.3)]
 frontier = pd.DataFrame(rows, columns=["name", "variant", "l0", "fvu"]).assign(control=lambda t: t.variant == "pca")
 widgets.ParetoPlot(frontier)""",
     "geometry": "widgets.ToyGeometry(5, 0.05)",
+    "attention": """from saekit.attribute import patterns
+back = patterns(model, code).diagonal(-1, -2, -1).mean(-1)
+widgets.AttentionView(model, code, scores=back, scored="looks one back")""",
+    "heads": "widgets.HeadView(model, coder, latent, code, features=features)",
+    "patching": """pair = [model.to_tokens(f"result = call(items{bracket}start") for bracket in "[("]
+gap = sk.logit_diff("]", ")").on(model)
+told = dict(zip(("clean", "corrupt"), (float(gap(model(ids))) for ids in pair)))
+names = dict(zip(("tokens", "corrupt_tokens"), (model.to_str_tokens(ids[0]) for ids in pair)))
+patched = widgets.PatchingMap(sk.patching(model, *pair, gap), **names, **told)
+patched""",
+    "hooks": "widgets.HookMap(model, code)",
     "files": """from pathlib import Path
 shown = {"card": widgets.FeatureCard(features, latent), "browser": widgets.FeatureBrowser(features)}
 shown["strip"] = widgets.TokenStrip(model, coder, code, latent)
+shown["attention"], shown["patching"] = widgets.AttentionView(model, code), patched
+shown["heads"] = widgets.HeadView(model, coder, latent, code, why=True)
 shown["microscope"] = widgets.PromptMicroscope(model, coder, code, code.upper(), features=features)
 for name, widget in shown.items():
     Path(name + ".html").write_text(widget.to_html(), "utf-8")""",
@@ -76,6 +89,11 @@ scope""",
     "hostile game": """said = explain.Explanation(hostile[0] + hostile[1] + " `x`")
 widgets.JudgeGame(features, latent, explanation=said, game="fuzzing")""",
     "hostile steer": 'widgets.SteerSlider(model, coder, latent, " ".join(hostile[:4]), maximum=9.0, strength=1.0)',
+    "hostile attention": """rude = " ".join(text[:60] for text in hostile)
+widgets.AttentionView(model, rude, scores=[[0.0] * 8] * 4, scored=hostile[1])""",
+    "hostile heads": "widgets.HeadView(model, coder, latent, rude, features=index, why=True)",
+    "hostile patching": """values = [[0.0, 0.5, 1.0]]
+widgets.PatchingMap(values, hostile[:3], corrupt_tokens=hostile[3:], clean=1, corrupt=0, metric=hostile[0])""",
     "hostile quiz": "widgets.Quiz(hostile[0] + hostile[4], hostile, 0, hostile[1])",
     "plain": """from saekit import viz
 viz.show(widgets.FeatureBrowser(features).static(widgets.FeatureBrowser(features).compute()))""",

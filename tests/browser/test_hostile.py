@@ -71,6 +71,9 @@ def shown(model: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, wid
         "guess": widgets.TokenStrip(model, run.coder, TEXT, latent, guess=True), "browser": browser,
         "steer": widgets.SteerSlider(model, run.coder, latent, TEXT, maximum=9.0, strength=8.0),
         "microscope": scope, "game": game, **tabs,
+        "attention": widgets.AttentionView(model, TEXT, scored=TOKENS[0]),
+        "heads": widgets.HeadView(model, run.coder, latent, TEXT, features=index),
+        "patching": widgets.PatchingMap([[0.0] * len(TOKENS)], TOKENS, clean=1, corrupt=0, metric=TOKENS[0]),
     }  # fmt: skip
 
 
@@ -78,7 +81,7 @@ def _failing(prompt: str) -> str:
     raise explain.JudgeError("".join(TOKENS))
 
 
-NAMES = ("strip", "guess", "steer", "browser", "microscope", "game")
+NAMES = ("strip", "guess", "steer", "browser", "microscope", "game", "attention", "heads", "patching")
 NAMES += ("card", "tried", "output", "labels", "neighbours", "tokens")
 
 

@@ -190,6 +190,91 @@ def test_a_guess_is_marked_and_revealed(widget):
     expect(words).to_contain_text("0 of ")
 
 
+# -- heads, patching, hooks
+
+
+def test_pointing_at_a_token_shows_where_it_looks(widget):
+    view = widget("attention")
+    title, tokens = view.locator(".sk-title"), view.locator(".av-text button")
+    tokens.nth(7).click()
+    expect(view.locator(".av-sources h4")).to_contain_text("token 8")
+    chosen = title.inner_text()
+    tokens.nth(12).hover()
+    expect(view.locator(".av-sources h4")).to_contain_text("token 13")
+    view.locator(".sk-foot").hover()
+    expect(title).to_have_text(chosen)
+    tokens.nth(7).focus()
+    view.page.keyboard.press("ArrowRight")
+    expect(view.locator(".av-sources h4")).to_contain_text("token 9")
+    expect(tokens.nth(8)).to_be_focused()
+    view.page.keyboard.press("Home")
+    expect(title).to_contain_text("From BOS")
+
+
+def test_heads_are_chosen_by_mouse_and_keys(widget):
+    view = widget("attention")
+    heads, title = view.locator(".av-thumb"), view.locator(".sk-title")
+    expect(heads).to_have_count(32)
+    expect(view.locator(".av-thumb.is-best")).to_have_count(1)
+    heads.nth(8 * 2 + 4).click()
+    expect(title).to_contain_text("head 2.4")
+    for key, name in (("ArrowUp", "1.4"), ("ArrowLeft", "1.3"), ("ArrowDown", "2.3")):
+        view.page.keyboard.press(key)
+        expect(title).to_contain_text(f"head {name}")
+        expect(view.locator(f'[data-arg="{name}"]')).to_be_focused()
+    darkest = view.locator("g.pm-t path").last  # the first token looks at itself, and that is BOS
+    before = darkest.get_attribute("d")
+    view.get_by_label("Show attention on BOS").uncheck()
+    expect(darkest).not_to_have_attribute("d", before)
+    view.get_by_label("Show attention on BOS").check()
+    expect(darkest).to_have_attribute("d", before)
+
+
+def test_patched_cells_are_chosen_by_mouse_and_keys(widget):
+    shown = widget("patching")
+    detail, at = shown.locator(".pa-low h4"), shown.locator(".pm-at")
+    expect(shown.locator(".sk-title")).to_contain_text("What restores the answer most sits at '['")
+    expect(detail).to_contain_text("token 7, restored before layer 0")
+    at.focus()
+    for key, words in (("ArrowUp", "token 7, restored before layer 1"), ("End", "token 8, restored before layer 1")):
+        shown.page.keyboard.press(key)
+        expect(detail).to_contain_text(words)
+        expect(at).to_be_focused()
+    plot = shown.locator(".pm-plot > rect")
+    box = plot.bounding_box()
+    plot.click(position={"x": box["width"] * 0.99, "y": 4}, force=True)
+    expect(detail).to_contain_text("token 8, restored before layer 3")
+
+
+def test_a_head_is_followed_to_its_sources(widget):
+    view = widget("heads")
+    side, rows = view.locator(".hv-side"), view.locator("button.hv-row")
+    total = numbers(view.locator(".hv-row > .sk-num").all_inner_texts())
+    assert abs(sum(total[:-1]) - total[-1]) < 0.1
+    rows.first.click()
+    name = rows.first.locator("span").first.inner_text().capitalize()
+    expect(side.locator("h4").first).to_contain_text(name)
+    view.page.keyboard.press("ArrowDown")
+    expect(side.locator("h4").first).to_contain_text(rows.nth(1).locator("span").first.inner_text().capitalize())
+    expect(rows.nth(1)).to_be_focused()
+    view.get_by_label("Why the head looks there").check()
+    expect(side).to_contain_text("Why it looks at")
+    view.locator(".av-text button").nth(5).click()
+    expect(view.locator(".sk-sub")).to_contain_text("token 6")
+
+
+def test_a_hook_is_found_by_mouse_and_keys(widget):
+    drawn = widget("hooks")
+    title = drawn.locator(".sk-title")
+    drawn.locator('[data-arg="attn.hook_pattern"]').click()
+    expect(title).to_contain_text("blocks.0.attn.hook_pattern: 1 × 8 × ")
+    for key, words in (("ArrowRight", "blocks.0.attn.hook_z"), ("ArrowUp", "blocks.1.attn.hook_z")):
+        drawn.page.keyboard.press(key)
+        expect(title).to_contain_text(words)
+    drawn.get_by_label("Layer 3").click()
+    expect(title).to_contain_text("blocks.3.attn.hook_z")
+
+
 # -- many coders
 
 
@@ -755,7 +840,7 @@ def test_hostile_words_that_are_typed(widget):
 
 
 def test_one_tab_stop_for_all_that_belongs_together(widget, notebook: lab.Notebook):
-    for name in ("strip", "guess", "card", "browser", "hostile browser"):
+    for name in ("strip", "guess", "card", "browser", "hostile browser", "attention", "heads", "patching", "hooks"):
         groups = widget(name).locator("[data-roving]")
         stops = [group.locator('[tabindex="0"]').count() for group in groups.all() if group.is_visible()]
         assert stops == [1] * len(stops)
@@ -864,7 +949,7 @@ LEGIBLE = """() => {
 
 def test_controls_are_large_enough_to_hit(widget):
     small = []
-    for name in ("strip", "card", "browser", "steer", "quiz", "geometry", "microscope", "game"):
+    for name in ("strip", "card", "browser", "steer", "quiz", "geometry", "microscope", "game", "attention", "heads"):
         shown = widget(name).locator(":is(.sk-btn, .sk-sort, [role=tab], select, input, .qz label, .sk-check):visible")
         boxes = [(control.bounding_box(), control) for control in shown.all()]
         small += [
@@ -884,7 +969,7 @@ def test_nothing_is_cut_or_wider_than_its_frame(widget, notebook: lab.Notebook, 
         assert widget(name).evaluate(page.WIDER) == []
         assert widget(name).evaluate(SCROLLED) == []
     card = widget("card")
-    for name in ("microscope", "alone microscope", "game"):  # a heatmap scrolls in its own box
+    for name in ("microscope", "alone microscope", "game", "attention", "heads", "patching", "hooks"):  # figures scroll
         assert widget(name).evaluate(page.WIDER) == []
     for i in range(6):
         card.get_by_role("tab").nth(i).click()
@@ -898,7 +983,7 @@ def test_nothing_is_cut_or_wider_than_its_frame(widget, notebook: lab.Notebook, 
     notebook.page.set_viewport_size({"width": 1000, "height": 900})
 
 
-@pytest.mark.parametrize("name", ["card", "browser", "strip", "microscope"])
+@pytest.mark.parametrize("name", ["card", "browser", "strip", "microscope", "attention", "patching", "heads"])
 def test_a_file_needs_no_network(browser: Browser, widget, home: Path, name: str):
     path = home / "notebooks" / f"{name}.html"
     assert path.stat().st_size < 300_000

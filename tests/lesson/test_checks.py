@@ -2,8 +2,6 @@
 
 import inspect
 import math
-import re
-import time
 
 import pandas as pd
 import pytest
@@ -15,6 +13,7 @@ from saekit import evals
 from saekit.lesson import nb00, nb01, nb03, nb15
 from saekit.lesson.exercise import Setting, judge
 from saekit.losses import Step
+from tests.lesson import answers
 
 CHAPTERS = (nb00.CHAPTER, nb01.CHAPTER, nb03.CHAPTER, nb15.CHAPTER)
 EXERCISES = {exercise.id: exercise for chapter in CHAPTERS for exercise in chapter.exercises}
@@ -40,14 +39,8 @@ def run_with(fvu: float, dead: float, l0: float = 32.0) -> sk.Run:
 
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_the_reference_passes_and_its_printed_source_too(name, setting):
-    exercise = EXERCISES[name]
-    start = time.perf_counter()
-    assert judge(exercise, exercise.reference, setting).passed
-    assert time.perf_counter() - start < 2
-    pasted = {"torch": torch, "sk": sk, "splice": sk.splice, "silent": nb03.silent}
-    pasted |= {"linear_sum_assignment": linear_sum_assignment}
-    exec(inspect.getsource(exercise.reference), pasted)
-    assert judge(exercise, pasted[exercise.reference.__name__], setting).passed
+    names = {"torch": torch, "sk": sk, "splice": sk.splice, "silent": nb03.silent}
+    answers.reference_passes(EXERCISES[name], setting, names | {"linear_sum_assignment": linear_sum_assignment})
 
 
 def test_other_right_answers_pass(setting):
@@ -509,14 +502,7 @@ WRONG = {
 
 @pytest.mark.parametrize("name", WRONG)
 def test_wrong_answers_get_messages_of_their_own(name, setting):
-    messages = {wrong: judge(EXERCISES[name], answer, setting) for wrong, answer in WRONG[name].items()}
-    assert [wrong for wrong, verdict in messages.items() if verdict.passed is not False] == []
-    texts = [verdict.message for verdict in messages.values()]
-    assert len(set(texts)) == len(texts)
-    code = [line.strip() for line in inspect.getsource(EXERCISES[name].reference).splitlines()[2:]]
-    for text in texts:
-        assert not [line for line in code if len(line) > 12 and line in text]
-        assert text.count(". ") <= 2 and "!" not in text
+    answers.wrong_answers_differ(EXERCISES[name], setting, WRONG[name])
 
 
 def test_bos_replaced_in_any_pass_is_the_same_mistake(setting):
@@ -613,11 +599,4 @@ def test_the_references_that_train_pass(name, setting):
 
 @pytest.mark.parametrize("name", EXERCISES)
 def test_an_exercise_is_complete(name):
-    exercise = EXERCISES[name]
-    assert len(exercise.hints) == 3 == len({*exercise.hints})
-    assert 1 <= exercise.minutes <= 15
-    source = inspect.getsource(exercise.reference)
-    assert not [hint for hint in exercise.hints if hint in source]
-    assert len(source.splitlines()) <= 14
-    words = " ".join([exercise.title, *exercise.hints])
-    assert "!" not in words and not re.search(r"\b(easy|simply|just|obviously)\b", words)
+    answers.is_complete(EXERCISES[name])

@@ -1,8 +1,5 @@
 """Notebook 05: references against the package's own functions, and a message for each wrong answer."""
 
-import inspect
-import time
-
 import numpy as np
 import pytest
 import torch
@@ -11,6 +8,7 @@ from sklearn.metrics import precision_recall_fscore_support
 from saekit.lesson import nb05
 from saekit.lesson.exercise import Setting, judge
 from saekit.lesson.reading import best_threshold
+from tests.lesson import answers
 
 EXERCISES = {exercise.id: exercise for exercise in nb05.CHAPTER.exercises}
 FUNCTIONS = ["5.1", "5.2", "5.3", "5.4"]  # 5.5, the game, is in test_naming.py
@@ -23,13 +21,7 @@ functions = pytest.mark.parametrize("name", FUNCTIONS)
 
 @functions
 def test_the_reference_passes_and_its_printed_source_too(name):
-    exercise = EXERCISES[name]
-    start = time.perf_counter()
-    assert judge(exercise, exercise.reference, NOWHERE).passed
-    assert time.perf_counter() - start < 2
-    pasted = {"np": np}
-    exec(inspect.getsource(exercise.reference), pasted)
-    assert judge(exercise, pasted[exercise.reference.__name__], NOWHERE).passed
+    answers.reference_passes(EXERCISES[name], NOWHERE, {"np": np})
 
 
 def test_scores_are_scikit_learns():
@@ -96,29 +88,18 @@ def test_other_right_answers_pass():
 
 @functions
 def test_a_stub_is_not_yet(name):
-    def raising(*args):
-        raise NotImplementedError
-
-    stubs = [..., None, lambda *args: None, lambda *args: ..., lambda *args: (..., ..., ...), raising]
-    assert [judge(EXERCISES[name], stub, NOWHERE).passed for stub in stubs] == [None] * len(stubs)
+    answers.stubs_are_not_yet(EXERCISES[name], NOWHERE)
 
 
 @functions
 @pytest.mark.parametrize("thing", [7, "text", (1, 2), [], {}, np.zeros(2), np.zeros((3, 3), int), [["a"], 2]])
 def test_nothing_breaks_a_check(name, thing):
-    for answer in (thing, lambda *args: thing):
-        verdict = judge(EXERCISES[name], answer, NOWHERE)
-        assert verdict.passed is False and verdict.message
+    answers.is_refused(EXERCISES[name], NOWHERE, thing)
 
 
 @functions
 def test_a_check_leaves_no_trace(name):
-    np.random.seed(3)  # noqa: NPY002
-    expected = np.random.rand()  # noqa: NPY002
-    np.random.seed(3)  # noqa: NPY002
-    first = judge(EXERCISES[name], EXERCISES[name].reference, NOWHERE)
-    assert np.random.rand() == expected  # noqa: NPY002
-    assert judge(EXERCISES[name], EXERCISES[name].reference, NOWHERE) == first
+    answers.leaves_no_trace(EXERCISES[name], NOWHERE)
 
 
 # -- wrong answers
@@ -295,25 +276,16 @@ WRONG = {
 
 @pytest.mark.parametrize("name", WRONG)
 def test_wrong_answers_get_messages_of_their_own(name):
-    messages = {wrong: judge(EXERCISES[name], answer, NOWHERE) for wrong, answer in WRONG[name].items()}
-    assert [wrong for wrong, verdict in messages.items() if verdict.passed is not False] == []
-    texts = {}
-    for wrong, verdict in messages.items():
-        texts.setdefault(verdict.message, []).append(wrong)
-    assert [wrong for wrong in texts.values() if len(wrong) > 1] == []
-    code = [line.strip() for line in inspect.getsource(EXERCISES[name].reference).splitlines()[2:]]
-    for text in texts:
-        assert not [line for line in code if len(line) > 12 and line in text]
-        assert text.count(". ") <= 2 and "!" not in text
+    answers.wrong_answers_differ(EXERCISES[name], NOWHERE, WRONG[name])
 
 
 # -- words
 
 
-def test_hints_are_three_and_questions_have_one_right_answer():
-    for exercise in EXERCISES.values():
-        assert len(exercise.hints) == 3 and all(exercise.hints) and exercise.minutes > 0
-    for question in nb05.QUESTIONS:
-        options = question.options()
-        assert 0 <= question.answer < len(options) == len({*options}) == 3
-        assert question.why.endswith(".") and question.question.endswith("?")
+@pytest.mark.parametrize("name", EXERCISES)
+def test_an_exercise_is_complete(name):
+    answers.is_complete(EXERCISES[name])
+
+
+def test_questions_have_one_right_answer_and_a_reason():
+    answers.questions_are_sound(nb05.QUESTIONS)

@@ -60,7 +60,7 @@ assert not {{"transformer_lens", "transformers"}} & sys.modules.keys()
 
 
 def test_names_that_do_not_exist_are_answered_with_those_that_do(nb):
-    with pytest.raises(ValueError, match="no lesson '99'; there are 00, 01, 03, 04, 05, 06, 15"):
+    with pytest.raises(ValueError, match="no lesson '99'; there are 00, 01, 02, 03, 04, 05, 06, 15"):
         lesson.start("99")
     for ask in (nb.check, nb.hint, nb.solution, nb.catch_up):
         with pytest.raises(ValueError, match=r"no exercise '9.9' in notebook 03; there are 3.1, 3.2, 3.3, 3.4"):

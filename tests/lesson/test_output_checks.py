@@ -1,9 +1,5 @@
 """Notebook 06: references against the package's own functions, a message for each wrong answer, what it shows."""
 
-import inspect
-import re
-import time
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -16,6 +12,7 @@ from saekit.explain.lens import lens
 from saekit.explain.output import mean_log_probs, prompts
 from saekit.lesson import nb06
 from saekit.lesson.exercise import Setting, judge
+from tests.lesson import answers
 
 EXERCISES = {exercise.id: exercise for exercise in nb06.CHAPTER.exercises}
 NOWHERE = Setting(None, None)
@@ -37,14 +34,9 @@ def corpus(setting):
 
 @pytest.mark.parametrize("name", EXERCISES)
 def test_the_reference_passes_and_its_printed_source_too(name, setting):
-    exercise = EXERCISES[name]
-    start = time.process_time()
-    assert judge(exercise, exercise.reference, setting).passed
-    assert time.process_time() - start < 2
-    pasted = {"torch": torch, "splice": sk.splice, "add": sk.add, "ablate": sk.ablate}
-    pasted |= {"gap": nb06.gap, "on_at_end": nb06.on_at_end}
-    exec(inspect.getsource(exercise.reference), pasted)
-    assert judge(exercise, pasted[exercise.reference.__name__], setting).passed
+    names = {"torch": torch, "splice": sk.splice, "add": sk.add, "ablate": sk.ablate}
+    names |= {"gap": nb06.gap, "on_at_end": nb06.on_at_end}
+    answers.reference_passes(EXERCISES[name], setting, names)
 
 
 def test_top_and_bottom_are_those_of_the_package(setting):
@@ -91,31 +83,20 @@ def test_other_right_answers_pass(setting):
 
 @pytest.mark.parametrize("name", EXERCISES)
 def test_a_stub_is_not_yet(name, setting):
-    def raising(*args):
-        raise NotImplementedError
-
-    stubs = [..., None, lambda *args: None, lambda *args: ..., raising]
-    assert [judge(EXERCISES[name], stub, setting).passed for stub in stubs] == [None] * len(stubs)
+    answers.stubs_are_not_yet(EXERCISES[name], setting)
 
 
 @pytest.mark.parametrize("name", EXERCISES)
 @pytest.mark.parametrize("thing", [-1, 0.5, "text", (1, 2), [], {}, torch.zeros(2), torch.zeros(3, 3)])
 def test_nothing_breaks_a_check(name, thing, setting):
-    for answer in (thing, lambda *args: thing):
-        verdict = judge(EXERCISES[name], answer, setting)
-        assert verdict.passed is False and verdict.message
+    answers.is_refused(EXERCISES[name], setting, thing)
 
 
 @pytest.mark.parametrize("name", EXERCISES)
 def test_a_check_leaves_no_trace(name, setting):
     tokens = setting.model.to_tokens("x = f(a)")
     before = setting.model(tokens)
-    torch.manual_seed(3)
-    expected = torch.rand(1)
-    torch.manual_seed(3)
-    first = judge(EXERCISES[name], EXERCISES[name].reference, setting)
-    assert torch.equal(torch.rand(1), expected)
-    assert judge(EXERCISES[name], EXERCISES[name].reference, setting) == first
+    answers.leaves_no_trace(EXERCISES[name], setting)
     assert torch.equal(setting.model(tokens), before)
 
 
@@ -228,32 +209,16 @@ WRONG = {
 
 @pytest.mark.parametrize("name", WRONG)
 def test_wrong_answers_get_messages_of_their_own(name, setting):
-    messages = {wrong: judge(EXERCISES[name], answer, setting) for wrong, answer in WRONG[name].items()}
-    assert [wrong for wrong, verdict in messages.items() if verdict.passed is not False] == []
-    texts = [verdict.message for verdict in messages.values()]
-    assert len(set(texts)) == len(texts), sorted(texts)
-    code = [line.strip() for line in inspect.getsource(EXERCISES[name].reference).splitlines()[2:]]
-    for text in texts:
-        assert not [line for line in code if len(line) > 12 and line in text]
-        assert text.count(". ") <= 2 and "!" not in text
+    answers.wrong_answers_differ(EXERCISES[name], setting, WRONG[name])
 
 
 @pytest.mark.parametrize("name", EXERCISES)
 def test_an_exercise_is_complete(name):
-    exercise = EXERCISES[name]
-    assert len(exercise.hints) == 3 == len({*exercise.hints})
-    source = inspect.getsource(exercise.reference)
-    assert not [hint for hint in exercise.hints if hint in source]
-    assert len(source.splitlines()) <= 14
-    words = " ".join([exercise.title, *exercise.hints])
-    assert "!" not in words and not re.search(r"\b(easy|simply|just|obviously)\b", words)
+    answers.is_complete(EXERCISES[name])
 
 
 def test_questions_have_one_right_answer_and_a_reason():
-    for question in nb06.QUESTIONS:
-        options = question.options()
-        assert 0 <= question.answer < len(options) == len({*options}) == 3
-        assert question.why.endswith(".") and question.question.endswith("?")
+    answers.questions_are_sound(nb06.QUESTIONS)
 
 
 # -- what the notebook shows

@@ -1,8 +1,6 @@
 """Notebook 04: references against the package's own classes, a message for each wrong answer, pictures and tables."""
 
-import inspect
 import re
-import time
 
 import numpy as np
 import pandas as pd
@@ -13,6 +11,7 @@ from saekit import SparseCoder, TopK, presets
 from saekit.lesson import nb04
 from saekit.lesson.exercise import Setting, judge
 from saekit.nonlinearity import JumpReLU
+from tests.lesson import answers
 
 EXERCISES = {exercise.id: exercise for exercise in nb04.CHAPTER.exercises}
 NOWHERE = Setting(None, None)
@@ -23,13 +22,7 @@ NOWHERE = Setting(None, None)
 
 @pytest.mark.parametrize("name", EXERCISES)
 def test_the_reference_passes_and_its_printed_source_too(name):
-    exercise = EXERCISES[name]
-    start = time.perf_counter()
-    assert judge(exercise, exercise.reference, NOWHERE).passed
-    assert time.perf_counter() - start < 2
-    pasted = {"torch": torch}
-    exec(inspect.getsource(exercise.reference), pasted)
-    assert judge(exercise, pasted[exercise.reference.__name__], NOWHERE).passed
+    answers.reference_passes(EXERCISES[name], NOWHERE, {"torch": torch})
 
 
 def test_topk_is_the_packages():
@@ -98,29 +91,18 @@ def test_other_right_answers_pass():
 
 @pytest.mark.parametrize("name", EXERCISES)
 def test_a_stub_is_not_yet(name):
-    def raising(*args):
-        raise NotImplementedError
-
-    stubs = [..., None, lambda *args: None, lambda *args: ..., lambda *args: (..., ..., ...), raising]
-    assert [judge(EXERCISES[name], stub, NOWHERE).passed for stub in stubs] == [None] * len(stubs)
+    answers.stubs_are_not_yet(EXERCISES[name], NOWHERE)
 
 
 @pytest.mark.parametrize("name", EXERCISES)
 @pytest.mark.parametrize("thing", [7, "text", (1, 2), [], {}, torch.zeros(2), torch.zeros(3, 3, dtype=torch.int)])
 def test_nothing_breaks_a_check(name, thing):
-    for answer in (thing, lambda *args: thing):
-        verdict = judge(EXERCISES[name], answer, NOWHERE)
-        assert verdict.passed is False and verdict.message
+    answers.is_refused(EXERCISES[name], NOWHERE, thing)
 
 
 @pytest.mark.parametrize("name", EXERCISES)
 def test_a_check_leaves_no_trace(name):
-    torch.manual_seed(3)
-    expected = torch.rand(1)
-    torch.manual_seed(3)
-    first = judge(EXERCISES[name], EXERCISES[name].reference, NOWHERE)
-    assert torch.equal(torch.rand(1), expected)
-    assert judge(EXERCISES[name], EXERCISES[name].reference, NOWHERE) == first
+    answers.leaves_no_trace(EXERCISES[name], NOWHERE)
 
 
 # -- wrong answers
@@ -250,25 +232,12 @@ WRONG = {
 
 @pytest.mark.parametrize("name", WRONG)
 def test_wrong_answers_get_messages_of_their_own(name):
-    messages = {wrong: judge(EXERCISES[name], answer, NOWHERE) for wrong, answer in WRONG[name].items()}
-    assert [wrong for wrong, verdict in messages.items() if verdict.passed is not False] == []
-    texts = [verdict.message for verdict in messages.values()]
-    assert len(set(texts)) == len(texts)
-    code = [line.strip() for line in inspect.getsource(EXERCISES[name].reference).splitlines()[2:]]
-    for text in texts:
-        assert not [line for line in code if len(line) > 12 and line in text]
-        assert text.count(". ") <= 2 and "!" not in text
+    answers.wrong_answers_differ(EXERCISES[name], NOWHERE, WRONG[name])
 
 
 @pytest.mark.parametrize("name", EXERCISES)
 def test_an_exercise_is_complete(name):
-    exercise = EXERCISES[name]
-    assert len(exercise.hints) == 3 == len({*exercise.hints})
-    source = inspect.getsource(exercise.reference)
-    assert not [hint for hint in exercise.hints if hint in source]
-    assert len(source.splitlines()) <= 14
-    words = " ".join([exercise.title, *exercise.hints])
-    assert "!" not in words and not re.search(r"\b(easy|simply|just|obviously)\b", words)
+    answers.is_complete(EXERCISES[name])
 
 
 # -- the quiz, and the tables
