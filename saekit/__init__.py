@@ -15,6 +15,7 @@ from .attribute import ov as ov
 from .attribute import patching as patching
 from .attribute import pre_activation as pre_activation
 from .attribute import qk as qk
+from .circuits import FeatureCircuit as FeatureCircuit
 from .circuits import Graph as Graph
 from .circuits import faithfulness as faithfulness
 from .circuits import feature_circuit as feature_circuit

@@ -10,7 +10,7 @@ from test_attribute import identity, logits_of, made, n_hooks
 
 import saekit as sk
 from saekit import circuits
-from saekit.circuits.curve import drawn_like
+from saekit.circuits.curve import drawn_like, interval, share
 from saekit.hooks import not_bos, rerun
 
 CLEAN = torch.tensor([[0, 72, 101, 108, 108, 111, 32], [0, 104, 105, 32, 121, 111, 117]])
@@ -266,6 +266,15 @@ def test_faithfulness_is_the_share_of_the_target(one, coders):
     whole, none = m_of(one, CLEAN).mean(), dense_only(one, coders, [torch.zeros_like(k) for k in keep], False).mean()
     expected = (dense_only(one, coders, keep, False).mean() - none) / (whole - none)
     assert row["arm"] == "errors removed" and row["circuit"] == pytest.approx(expected.item())
+
+
+def test_the_interval_holds_what_it_is_of():
+    rng = np.random.default_rng(0)
+    m, none = rng.normal(4, 1, 60), rng.normal(0, 1, 60)
+    circuit = none + 0.7 * (m - none) + rng.normal(0, 0.5, 60)
+    low, high = interval(circuit, none, m, seed=0)
+    assert low < share(circuit, none, m) < high and high - low < 0.2
+    assert interval(none + 0.7 * (m - none), none, m, seed=0) == pytest.approx((0.7, 0.7))
 
 
 def test_random_circuits_have_as_many_at_each_site(one, coders):

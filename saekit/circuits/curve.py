@@ -45,9 +45,10 @@ def faithfulness(
     2403.19647). In two arms: errors are kept, as each run makes them, or set to their mean, "removed"; m(none) is that
     of the same arm.
 
-    One row for each arm and size: arm, latents, share (of those that are on), circuit (F), complement (F of all latents
-    but C: what works without it), and of `random` circuits with as many latents at each site, drawn from those that are
-    on: random (the median), low, high. attrs: model (m), and of each arm none and all, m with all latents.
+    One row for each arm and size: arm, latents, share (of those that are on), circuit (F) with low and high (95 %, by
+    drawing prompts again), complement (F of all latents but C: what works without it), and of `random` circuits with as
+    many latents at each site, drawn from those that are on: random (the median), random_low and random_high (all).
+    attrs: model (m), and of each arm none and all, m with all latents.
     aligned: means at each position, for prompts of one form; else over all positions. `batch` prompts in a pass.
 
     Raises ValueError for sizes the circuit does not have, and where m and m(none) do not differ.
@@ -60,23 +61,36 @@ def faithfulness(
     runs = [Run(nothing), Run(nothing, True)]
     runs += [Run(table) for table in tables] + [Run(table, True) for table in tables] + [Run(table) for table in drawn]
     bench = Bench(model, coders, circuit, prompts, target, means(model, coders, patch, aligned=aligned), batch)
-    m, rows, attrs = bench.own, [], {"model": bench.own}
+    m, k, rows, attrs = bench.own, len(tables), [], {"model": float(bench.own.mean())}
     for arm, errors in ARMS.items():
         none, every, *found = bench.run(runs, errors)
-        if abs(m - none) < 1e-9 * max(abs(m), 1.0):
-            raise ValueError(f"{arm}: the target is {m:.4g} with every latent and with none; there is nothing to share")
-        shares, k = (np.array(found) - none) / (m - none), len(tables)
-        chance = shares[2 * k :].reshape(k, random) if random else np.full((k, 1), np.nan)
-        attrs[arm] = {"none": float(none), "all": float(every)}
-        rows += [
-            {"arm": arm, "latents": len(table), "share": len(table) / max(len(active), 1), "circuit": shares[i],
-             "complement": shares[k + i], "random": np.median(chance[i]), "low": chance[i].min(),
-             "high": chance[i].max()}
-            for i, table in enumerate(tables)
-        ]  # fmt: skip
+        if abs((m - none).mean()) < 1e-9 * max(abs(m.mean()), 1.0):
+            raise ValueError(f"{arm}: with every latent and with none, the target is {m.mean():.4g}; nothing to share")
+        shares = [share(one, none, m) for one in found]
+        attrs[arm] = {"none": float(none.mean()), "all": float(every.mean())}
+        for i, table in enumerate(tables):
+            low, high = interval(found[i], none, m, seed)
+            chance = shares[2 * k + i * random : 2 * k + (i + 1) * random] or [np.nan]
+            rows.append(
+                {"arm": arm, "latents": len(table), "share": len(table) / max(len(active), 1), "circuit": shares[i],
+                 "low": low, "high": high, "complement": shares[k + i], "random": np.median(chance),
+                 "random_low": min(chance), "random_high": max(chance)}
+            )  # fmt: skip
     table = pd.DataFrame(rows)
     table.attrs = attrs
     return table
+
+
+def share(circuit: np.ndarray, none: np.ndarray, m: np.ndarray) -> float:
+    """F, from the targets of all prompts."""
+    return float((circuit - none).mean() / (m - none).mean())
+
+
+def interval(circuit: np.ndarray, none: np.ndarray, m: np.ndarray, seed: int, n: int = 500) -> tuple[float, float]:
+    """Where 95 % of F lie when the prompts are drawn again, with replacement."""
+    draw = np.random.default_rng(seed).integers(len(m), size=(n, len(m)))
+    low, high = np.quantile((circuit - none)[draw].mean(1) / (m - none)[draw].mean(1), [0.025, 0.975])
+    return float(low), float(high)
 
 
 def drawn_like(active: pd.DataFrame, like: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
@@ -88,7 +102,7 @@ def drawn_like(active: pd.DataFrame, like: pd.DataFrame, rng: np.random.Generato
 
 
 class Bench:
-    """The target with some latents kept, mean over prompts, for many circuits."""
+    """The target of some prompts with some latents kept, for many circuits."""
 
     def __init__(
         self, model: Any, coders: Any, circuit: FeatureCircuit, prompts: Prompts, target: AnyTarget, base: list[Mean],
@@ -98,17 +112,17 @@ class Bench:
         self.target: Target | Custom | Each = on(model, target)
         self.tokens = prompt_tokens(model, prompts, self.target)
         with torch.no_grad():
-            self.own = float(values_of(model, self.tokens, self.target, torch.arange(len(self.tokens))).mean())
+            own = values_of(model, self.tokens, self.target, torch.arange(len(self.tokens)))
+        self.own: Float64[np.ndarray, " prompts"] = own.double().numpy(force=True)
 
-    def run(self, runs: Sequence[Run], errors: bool) -> Float64[np.ndarray, " runs"]:
-        """m of each run."""
-        total, n = np.zeros(len(runs)), len(self.tokens)
-        for prompts in torch.arange(n).split(self.batch):
+    def run(self, runs: Sequence[Run], errors: bool) -> Float64[np.ndarray, "runs prompts"]:
+        """m of each run and prompt."""
+        found = []
+        for prompts in torch.arange(len(self.tokens)).split(self.batch):
             step = max(1, self.batch // len(prompts))
-            for first in range(0, len(runs), step):
-                some = runs[first : first + step]
-                total[first : first + step] += self._of(prompts, some, errors).sum(1).double().numpy(force=True)
-        return total / n
+            parts = [self._of(prompts, runs[first : first + step], errors) for first in range(0, len(runs), step)]
+            found.append(torch.cat(parts))
+        return torch.cat(found, 1).double().numpy(force=True)
 
     def _of(self, prompts: Tensor, runs: Sequence[Run], errors: bool) -> Tensor:
         tokens = self.tokens[prompts]
