@@ -5,6 +5,7 @@ from .graph import Graph as Graph
 from .keep import means as means
 from .keep import only as only
 from .keep import swapped as swapped
+from .keep import swaps as swaps
 from .sparse import FeatureCircuit as FeatureCircuit
 from .sparse import feature_circuit as feature_circuit
 from .trace import trace as trace

@@ -1,6 +1,6 @@
 """What some latents do on their own: all others held at their means, or theirs set to what another prompt has."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -13,6 +13,7 @@ from ..attribute.nodes import read
 from ..attribute.targets import AnyTarget, Custom, Each, Target, on, prompt_tokens
 from ..codes import Codes
 from ..hooks import capture, not_bos, nudged, splice
+from ..steer import Edit
 from .places import Places
 from .sparse import Prompts, in_order
 
@@ -118,17 +119,27 @@ def swapped(
     tokens, other = prompt_tokens(model, prompts, target), prompt_tokens(model, patch, target)
     if tokens.shape != other.shape:
         raise ValueError(f"the patch has shape {(*other.shape,)}, the prompts {(*tokens.shape,)}; give the same")
-    every, seen = torch.arange(len(tokens)), capture(model, other, *(site for site, _ in pairs))
-    edits: list[Callable] = []
-    for (site, coder), mask in zip(pairs, masks(model, coders, places, tokens, [nodes]), strict=True):
-        theirs = _kept(read(site, coder, seen, not_bos(model, other))[0], mask, len(tokens))
-        edits.append(partial(_swap, theirs=theirs, mask=~mask, prompts=len(tokens)))
+    every, edits = torch.arange(len(tokens)), swaps(model, coders, nodes, places, other)
     with splice(model, dict(pairs), edit=edits):
         after = values_of(model, tokens, target, every)
     found = {"before": values_of(model, tokens, target, every), "after": after,
              "patch": values_of(model, other, target, every)}  # fmt: skip
     table = pd.DataFrame({name: m.double().numpy(force=True) for name, m in found.items()})
     return table.assign(flipped=table["before"] * table["after"] < 0)
+
+
+@torch.no_grad()
+def swaps(model: Any, coders: Any, nodes: pd.DataFrame, places: Places, patch: Prompts) -> list[Edit]:
+    """For each coder the edit that gives these latents the values they have in the patch prompts.
+
+    For `sk.splice(model, coders, edit=...)` and as many prompts, of the same form.
+    """
+    pairs, tokens = in_order(model, coders), prompt_tokens(model, patch)
+    seen, edits = capture(model, tokens, *(site for site, _ in pairs)), []
+    for (site, coder), mask in zip(pairs, masks(model, coders, places, tokens, [nodes]), strict=True):
+        theirs = _kept(read(site, coder, seen, not_bos(model, tokens))[0], mask, len(tokens))
+        edits.append(partial(_swap, theirs=theirs, mask=~mask, prompts=len(tokens)))
+    return edits
 
 
 def _swap(codes: Codes, theirs: Codes, mask: Tensor, prompts: int) -> Codes:
