@@ -212,7 +212,7 @@ def dense_only(model, coders, keep, errors):
 def test_only_is_what_dense_hooks_give(one, coders, errors):
     generator = torch.Generator().manual_seed(0)
     keep = [torch.rand(3, 1, 7, coder.d_sae, generator=generator) < 0.5 for coder in coders]
-    base = circuits.means(one, coders, PATCH)
+    base = circuits.averages(one, coders, PATCH)
     got = circuits.only(one, coders, CLEAN, TARGETS, keep, base, errors=errors)
     for k in range(3):
         assert_allclose(got[k], dense_only(one, coders, [mask[k, 0] for mask in keep], errors), atol=1e-9)
@@ -222,7 +222,7 @@ def test_only_is_what_dense_hooks_give(one, coders, errors):
 def test_means_are_over_positions_or_all(one, coders):
     x = sk.capture(one, PATCH, NAMES[0])[NAMES[0]]
     f = coders[0].encode(x.flatten(0, 1)).dense().view(2, 7, -1)
-    apart, pooled = (circuits.means(one, coders, PATCH, aligned=aligned, batch=1)[0] for aligned in (True, False))
+    apart, pooled = (circuits.averages(one, coders, PATCH, aligned=aligned, batch=1)[0] for aligned in (True, False))
     assert_allclose(apart.codes[1:], f.mean(0)[1:])
     assert_allclose(apart.y[1:], x.mean(0)[1:])
     assert_allclose(pooled.codes, f[:, 1:].flatten(0, 1).mean(0).expand(7, -1))
@@ -339,7 +339,7 @@ def test_the_model_is_left_clean(one, coders):
     for call in (
         lambda: sk.feature_circuit(one, coders, CLEAN, breaks),
         lambda: circuits.only(
-            one, coders, CLEAN, breaks, [torch.ones(1, 1, 7, 24, dtype=bool)] * 2, circuits.means(one, coders, PATCH)
+            one, coders, CLEAN, breaks, [torch.ones(1, 1, 7, 24, dtype=bool)] * 2, circuits.averages(one, coders, PATCH)
         ),
     ):
         with pytest.raises(RuntimeError, match="here"):

@@ -2,7 +2,7 @@
 
 from .curve import faithfulness as faithfulness
 from .graph import Graph as Graph
-from .keep import means as means
+from .keep import averages as averages
 from .keep import only as only
 from .keep import swapped as swapped
 from .keep import swaps as swaps

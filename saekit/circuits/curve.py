@@ -10,7 +10,7 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from ..attribute.targets import AnyTarget, Custom, Each, Target, on, prompt_tokens
-from .keep import Mean, masks, means, only, values_of
+from .keep import Mean, averages, masks, only, values_of
 from .sparse import FeatureCircuit, Prompts
 
 ARMS = {"errors kept": True, "errors removed": False}
@@ -60,7 +60,7 @@ def faithfulness(
     nothing = circuit.nodes.iloc[:0]
     runs = [Run(nothing), Run(nothing, True)]
     runs += [Run(table) for table in tables] + [Run(table, True) for table in tables] + [Run(table) for table in drawn]
-    bench = Bench(model, coders, circuit, prompts, target, means(model, coders, patch, aligned=aligned), batch)
+    bench = Bench(model, coders, circuit, prompts, target, averages(model, coders, patch, aligned=aligned), batch)
     m, k, rows, attrs = bench.own, len(tables), [], {"model": float(bench.own.mean())}
     for arm, errors in ARMS.items():
         none, every, *found = bench.run(runs, errors)

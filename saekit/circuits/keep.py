@@ -28,7 +28,7 @@ class Mean(NamedTuple):
 
 
 @torch.no_grad()
-def means(model: Any, coders: Any, prompts: Prompts, *, aligned: bool = True, batch: int = 64) -> list[Mean]:
+def averages(model: Any, coders: Any, prompts: Prompts, *, aligned: bool = True, batch: int = 64) -> list[Mean]:
     """The mean of each coder over prompts, at each position, or with aligned=False over all positions but BOS."""
     pairs, tokens = in_order(model, coders), prompt_tokens(model, prompts)
     kept, n = not_bos(model, tokens), tokens.shape[1]
