@@ -88,8 +88,8 @@ TERMS = {
     "layer group": "Layers whose activations point much the same way, so that one coder can serve them all.",
     "learning rate": "How far each step of training moves the weights. Too low and little is learned in the time; too "
     "high and the loss jumps.",
-    "logit": "The score that the model gives a token before the scores become probabilities. A difference of two logits "
-    "says how much likelier one token is than the other.",
+    "logit": "The score that the model gives a token before the scores become probabilities. The difference of two "
+    "logits says how much likelier one token is than the other.",
     "logit lens": "Reading a direction as if it were the final one: multiplied with the unembedding, it ranks the "
     "tokens it pushes up and down. Also called VocabProj.",
     "loss": "How badly the model predicts the next token, in nats: minus the logarithm of the probability it gave to "
