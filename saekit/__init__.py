@@ -15,7 +15,11 @@ from .attribute import ov as ov
 from .attribute import patching as patching
 from .attribute import pre_activation as pre_activation
 from .attribute import qk as qk
+from .circuits import FeatureCircuit as FeatureCircuit
 from .circuits import Graph as Graph
+from .circuits import faithfulness as faithfulness
+from .circuits import feature_circuit as feature_circuit
+from .circuits import swapped as swapped
 from .circuits import trace as trace
 from .coder import CoderStack as CoderStack
 from .coder import SparseCoder as SparseCoder

@@ -78,5 +78,5 @@ def _effects(
     change = edits.new_zeros(int(which.max()) + 1, pos, edits.shape[1])
     change.index_put_((which, row % pos), edits, accumulate=True)
     prompts = row.new_zeros(len(change)).index_put_((which,), row // pos)
-    m = start.measure(start.tokens[prompts], part, change) - start.values[prompts]
+    m = start.measure(prompts, part, change) - start.values[prompts]
     return m[which].double().numpy(force=True)

@@ -71,19 +71,26 @@ def integrated_gradients(
     the residual is above 2 % with 16 points. Raises ValueError as `attribute`.
     """
     start = setting(model, coders, prompt, target, patch, mean, per)
-    tables, sites = zip(*(_integrate(start, nodes) for nodes in start.nodes), strict=True)
+    gradients, sites = zip(*(integrate(start, nodes) for nodes in start.nodes), strict=True)
     for site, found in zip(start.nodes, sites, strict=True):
-        if found["residual"] > TOLERANCE:
-            warnings.warn(
-                f"the effects at {site.site.name!r} miss the change of the target by {found['residual']:.1%} with "
-                f"{found['order']} points; sk.ablations is exact",
-                stacklevel=2,
-            )
+        warn_of(site.site.name, found, stacklevel=3)
     names = [nodes.site.name for nodes in start.nodes]
-    return start.tidy([*tables], per, sites=dict(zip(names, sites, strict=True)))
+    tables = [nodes.table(gradient) for nodes, gradient in zip(start.nodes, gradients, strict=True)]
+    return start.tidy(tables, per, sites=dict(zip(names, sites, strict=True)))
 
 
-def _integrate(start: Setting, nodes: Nodes) -> tuple[pd.DataFrame, dict[str, float]]:
+def warn_of(site: str, found: dict[str, Any], stacklevel: int = 2) -> None:
+    """Warn when integrated gradients miss the change of the target."""
+    if found["residual"] > TOLERANCE:
+        warnings.warn(
+            f"the effects at {site!r} miss the change of the target by {found['residual']:.1%} with "
+            f"{found['order']} points; sk.ablations is exact",
+            stacklevel=stacklevel,
+        )
+
+
+def integrate(start: Setting, nodes: Nodes) -> tuple[Float[Tensor, "rows d"], dict[str, float]]:
+    """(dm/dx averaged over the way of these nodes to their baselines, the order used and what it misses)."""
     for order in ORDERS:
         gradient, change = _averaged(start, nodes, order)
         table = nodes.table(gradient)
@@ -92,7 +99,7 @@ def _integrate(start: Setting, nodes: Nodes) -> tuple[pd.DataFrame, dict[str, fl
         residual = missed / max(np.abs(change).sum(), 1e-3 * start.values.abs().sum().item(), 1e-6)
         if residual <= TOLERANCE:
             break
-    return table, {"order": order, "change": float(change.mean()), "residual": float(residual)}
+    return gradient, {"order": order, "change": float(change.mean()), "residual": float(residual)}
 
 
 def _averaged(start: Setting, nodes: Nodes, order: int) -> tuple[Float[Tensor, "rows d"], Float[np.ndarray, " batch"]]:
@@ -102,7 +109,8 @@ def _averaged(start: Setting, nodes: Nodes, order: int) -> tuple[Float[Tensor, "
     total = nodes.total().view(batch, pos, -1)
     along = total.new_tensor([0.0, *(points + 1) / 2, 1.0])
     steps = (along.view(-1, 1, 1, 1) * total).flatten(0, 1).requires_grad_()
-    m = start.measure(start.tokens.repeat(len(along), 1), nodes, steps).view(-1, batch)
+    prompts = torch.arange(batch, device=steps.device).repeat(len(along))
+    m = start.measure(prompts, nodes, steps).view(-1, batch)
     (gradient,) = torch.autograd.grad((m[1:-1] * m.new_tensor(weights / 2)[:, None]).sum(), steps)
     change = (m[-1] - m[0]).detach().double().numpy(force=True)
     return gradient.view(len(along), batch * pos, -1).sum(0), change

@@ -13,7 +13,7 @@ from torch import Tensor
 from ..corpus import pieces
 from ..hooks import Site, at_sites, capture, check_fit, fires_after, not_bos, nudged
 from .nodes import Mean, Nodes, means, nodes_of
-from .targets import AnyTarget, Custom, Target, on, prompt_tokens
+from .targets import AnyTarget, Custom, Each, Target, on, prompt_tokens
 
 EMBEDDED = "embed.hook_out"
 PER = ("position", "latent")
@@ -25,18 +25,19 @@ class Setting:
 
     model: Any
     tokens: Int[Tensor, "batch pos"]
-    target: Target | Custom
+    target: Target | Custom | Each
     values: Float[Tensor, " batch"]
     nodes: list[Nodes]
     gradients: list[Float[Tensor, "rows d"]]
 
     def measure(
-        self, tokens: Int[Tensor, "n pos"], nodes: Nodes, change: Float[Tensor, "n pos d"]
+        self, prompts: Int[Tensor, " n"], nodes: Nodes, change: Float[Tensor, "n pos d"]
     ) -> Float[Tensor, " n"]:
-        """The target of prompts whose activations at the site of these nodes are changed."""
-        changes, read = change.split(nodes.widths, dim=-1), self.target.read
+        """The target of these prompts, by number, with the activations at the site of these nodes changed."""
+        target = self.target.take(prompts) if isinstance(self.target, Each) else self.target
+        changes, read = change.split(nodes.widths, dim=-1), target.read
         with nudged(self.model, dict(zip(nodes.site.writes, changes, strict=True))):
-            return self.target(capture(self.model, tokens, read, grad=change.requires_grad)[read])
+            return target(capture(self.model, self.tokens[prompts], read, grad=change.requires_grad)[read])
 
     def tidy(self, tables: list[pd.DataFrame], per: str, **attrs: Any) -> pd.DataFrame:
         """The tables of the nodes as one, by position or summed over it, strongest first."""

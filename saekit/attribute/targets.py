@@ -1,6 +1,6 @@
 """`Target`: the number that an attribution explains."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -56,9 +56,6 @@ class Target:
         if words := [token for token in self.weights if isinstance(token, str)]:
             raise ValueError(f"{words[0]!r} has no id without a model: target.on(model) gives it one")
         return sum(x[:, self.pos, token] * weight for token, weight in self.weights.items()) + self.constant
-
-
-AnyTarget = Target | Callable[[Tensor], Tensor] | str | int  # a token stands for its logit
 
 
 def logit(token: str | int) -> Target:
@@ -120,8 +117,47 @@ class Custom:
         return m
 
 
-def on(model: Any, target: AnyTarget) -> Target | Custom:
+@dataclass(frozen=True, eq=False)
+class Each:
+    """A target of its own for each prompt, all read at one place: m_b = <w_b, x[b, pos]> + constant_b."""
+
+    weights: Float[Tensor, "batch width"]
+    constants: Float[Tensor, " batch"]
+    label: str
+    read: str
+    pos: int
+
+    def take(self, prompts: Int[Tensor, " n"]) -> "Each":
+        """The targets of these prompts, in this order."""
+        return replace(self, weights=self.weights[prompts], constants=self.constants[prompts])
+
+    def __call__(self, x: Float[Tensor, "batch pos width"]) -> Float[Tensor, " batch"]:
+        return (x[:, self.pos] * self.weights.to(x.dtype)).sum(-1) + self.constants.to(x.dtype)
+
+
+# A token stands for its logit; of several prompts, each can have its own.
+AnyTarget = Target | Each | Callable[[Tensor], Tensor] | str | int | Sequence[Target | str | int]
+
+
+def each(model: Any, targets: Sequence[Target | str | int]) -> Each:
+    """One target for each prompt. Raises ValueError for none, functions, and targets read at several places."""
+    found = [on(model, target) for target in targets]
+    if not found or not all(isinstance(target, Target) for target in found):
+        raise ValueError(f"{len(found)} targets, one for each prompt: give tokens, sk.logit_diff(a, b) or sk.Target")
+    if len(places := {(target.read, target.pos) for target in found}) > 1:
+        raise ValueError(f"the targets are read at {sorted(places)}; targets of several prompts are read at one place")
+    (read, pos), weights = places.pop(), torch.stack([target.weights for target in found])
+    constants = weights.new_tensor([target.constant for target in found])
+    labels = {target.label for target in found}
+    return Each(weights, constants, labels.pop() if len(labels) == 1 else f"{len(found)} targets", read, pos)
+
+
+def on(model: Any, target: AnyTarget) -> Target | Custom | Each:
     """A target ready for use on this model: a token's logit, its tokens looked up, a plain function wrapped."""
+    if isinstance(target, Each):
+        return target
+    if isinstance(target, list | tuple):
+        return each(model, target)
     if isinstance(target, str | int):
         target = logit(target)
     if isinstance(target, Target):
@@ -137,4 +173,6 @@ def prompt_tokens(model: Any, prompt: Any, target: Any = None) -> Int[Tensor, "b
         raise ValueError(f"a prompt of {n} token has nothing before the last one to attribute to; give at least two")
     if not -n <= pos < n:
         raise ValueError(f"the target is at position {pos}, but the prompt has {n} tokens")
+    if isinstance(target, Each) and len(target.weights) != len(tokens):
+        raise ValueError(f"{len(target.weights)} targets for {len(tokens)} prompts; give one, or one for each")
     return tokens

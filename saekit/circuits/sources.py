@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from ..coder.sparse import Encoding
 from ..corpus import pieces
 from .frozen import EMBEDDINGS, Frozen
 from .graph import COLUMNS
@@ -47,6 +48,14 @@ class Active(NamedTuple):
     offset: Float[Tensor, " n"]
 
 
+def slopes(coder: Any, found: Encoding) -> Float[Tensor, " nnz"]:
+    """What the value of each entry gains with its pre-activation, its gate held."""
+    gain = getattr(coder.nonlinearity, "log_gain", None)
+    if gain is not None:
+        return gain[found.codes.latents].exp()
+    return torch.where(found.codes.values != 0, found.codes.values / found.a, 0.0)
+
+
 class Sources:
     """The nodes of a prompt below its targets, and what they write.
 
@@ -76,8 +85,7 @@ class Sources:
         found = bank.encoding(x.to(bank.W_enc.dtype))
         on = found.codes.values != 0
         rows, latent, f, a = (t[on] for t in (found.codes.rows, found.codes.latents, found.codes.values, found.a))
-        gain = getattr(bank.nonlinearity, "log_gain", None)
-        slope = f / a if gain is None else gain[latent].exp()
+        slope = slopes(bank, found)[on]
         if not bool(f.isfinite().all()):
             raise ValueError(f"the transcoder of layer {bank.site.layer} gives activations that are not finite numbers")
         seed = (slope * bank.W_enc[:, latent]).T.to(x.dtype)

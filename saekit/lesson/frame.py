@@ -15,11 +15,11 @@ import torch
 
 from .. import io
 from ..hooks import hub_answers, load_model
-from . import glossary, machine, nb00, nb01, nb02, nb03, nb04, nb05, nb06, nb10, nb15
+from . import glossary, machine, nb00, nb01, nb02, nb03, nb04, nb05, nb06, nb09, nb10, nb15
 from .exercise import Exercise, Setting, judge
 from .progress import Progress
 
-LESSONS = (nb00, nb01, nb02, nb03, nb04, nb05, nb06, nb10, nb15)
+LESSONS = (nb00, nb01, nb02, nb03, nb04, nb05, nb06, nb09, nb10, nb15)
 CHAPTERS = {lesson.CHAPTER.number: lesson.CHAPTER for lesson in LESSONS}
 MEASURED = Path(__file__).parents[1] / "assets" / "measured.json"
 SOLUTION_AFTER = 2  # failed checks

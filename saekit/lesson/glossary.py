@@ -28,6 +28,8 @@ TERMS = {
     "is left out of training and of scores.",
     "CE recovered": "Of the loss that blanking a site adds, the share that the coder's reconstruction avoids: 1 is all "
     "of it, 0 none. It is near 1 for almost any coder, so read the difference in loss as well.",
+    "causal swap": "Giving the latents of a circuit the values they have on another prompt, and seeing whether the "
+    "answer follows. The rest of the model runs as ever.",
     "clamp": "Holding a latent at one value at every token, whatever it would have been.",
     "code": "The activations of all latents at one token. Almost all of them are zero.",
     "coder": "In saekit, an SAE or one of its relatives: what turns activations into codes and codes back.",
@@ -48,6 +50,8 @@ TERMS = {
     "dictionary": "All decoder directions of an SAE together. A code says how much of each to add up.",
     "direct effect": "What a latent does to the output by the shortest way, through the residual stream alone. The "
     "total effect includes what later layers make of it.",
+    "empty circuit": "The model with every latent at its mean: what is left when a circuit keeps nothing. It is the "
+    "zero of the scale on which faithfulness is measured.",
     "encoder direction": "The column of W_enc that belongs to a latent: what it looks for in an activation.",
     "error term": "What the reconstruction leaves out: the activation minus its reconstruction. In a circuit it "
     "stands as an error node of its own.",
@@ -86,6 +90,8 @@ TERMS = {
     "layer group": "Layers whose activations point much the same way, so that one coder can serve them all.",
     "learning rate": "How far each step of training moves the weights. Too low and little is learned in the time; too "
     "high and the loss jumps.",
+    "logit": "The score that the model gives a token before the scores become probabilities. The difference of two "
+    "logits says how much likelier one token is than the other.",
     "logit lens": "Reading a direction as if it were the final one: multiplied with the unembedding, it ranks the "
     "tokens it pushes up and down. Also called VocabProj.",
     "loss": "How badly the model predicts the next token, in nats: minus the logarithm of the probability it gave to "
