@@ -11,7 +11,7 @@ import torch
 import saekit as sk
 from saekit import widgets
 from saekit.circuits.supernodes import suggest
-from saekit.lesson import nb10
+from saekit.lesson import nb00, nb10
 from saekit.lesson.exercise import Setting, judge
 from tests.graphs import layered
 
@@ -399,6 +399,14 @@ def test_a_row_without_one_kind_still_adds_up(solved):
     own = replace(solved, rest=solved.rest + 1.0, totals=solved.totals + 1.0 * solved.expanded)
     parts = nb10.made_of(own, len(own) - 1)
     assert parts.sum() == pytest.approx(1, abs=1e-5) and "rest" in parts.index
+
+
+def test_the_picture_of_the_first_notebook_says_what_it_shows_and_runs_nothing(solved):
+    hostile = replace(solved, tokens=("<bos>", *["<script>alert(1)</script>"] * (len(solved.tokens) - 1)))
+    for graph in (solved, hostile):
+        picture = nb00.thumbnail(graph)
+        assert "nodes carry" in picture and "<svg" in picture and "<script" not in picture
+        assert len(picture) < 60_000
 
 
 @pytest.mark.parametrize("question", nb10.QUESTIONS, ids=lambda question: question.id)
