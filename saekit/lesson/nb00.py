@@ -73,11 +73,11 @@ def _clicks(strip: Any) -> tuple[list[int], list[int]]:
 
 
 def thumbnail(graph: Graph) -> Html:
-    """The picture of a `CircuitView` alone, as it starts, with the prompt."""
+    """The picture of a `CircuitView` alone, as it starts, with the prompt behind its BOS."""
     from ..widgets import CircuitView
 
     data = CircuitView(graph).compute()
-    title, prompt = finding(data), "".join(map(piece, graph.tokens))
+    title, prompt = finding(data), "".join(map(piece, graph.tokens[1:]))
     drawn = web(data | {"alt": f"{title}. Layers from below, tokens from left to right"})
     return Html(
         '<section class="sk" style="max-width:712px" aria-label="A circuit"><div class="sk-head"><div>'

@@ -11,7 +11,8 @@ import torch
 import saekit as sk
 from saekit import widgets
 from saekit.circuits.supernodes import suggest
-from saekit.lesson import nb10
+from saekit.lesson import nb00, nb10
+from saekit.lesson import nb10_shown as shown
 from saekit.lesson.exercise import Setting, judge
 from tests.graphs import layered
 
@@ -74,7 +75,7 @@ def test_the_story_passes_and_its_printed_source_too(setting, groups):
 
 
 def test_the_direct_effect_is_every_strong_edge_of_the_graph(setting, solved):
-    table = nb10.edges(*setting, solved, nb10.direct_effect, n=6)
+    table = shown.edges(*setting, solved, nb10.direct_effect, n=6)
     assert len(table) == 6 and np.allclose(table.yours, table.graph, rtol=1e-4)
 
 
@@ -295,17 +296,17 @@ def test_latents_that_a_graph_does_not_have_are_left_out(small, groups):
 
 
 def test_the_model_does_what_is_explained(setting):
-    table = nb10.odds(setting.model, [nb10.SOLVED, nb10.UNSOLVED])
+    table = shown.odds(setting.model, [nb10.SOLVED, nb10.UNSOLVED])
     assert (table.answer == table.likeliest).all() and (table["p of it"] > 0.5).all()
 
 
 def test_rows_add_up_to_rounding(solved, puzzle):
     for graph in (solved, puzzle):
-        assert nb10.gap(graph) < 1e-4
-        parts = nb10.made_of(graph, len(graph) - 1)
+        assert shown.gap(graph) < 1e-4
+        parts = shown.made_of(graph, len(graph) - 1)
         assert parts.sum() == pytest.approx(1, abs=1e-5)
         assert {"bias", "bos", "token", "position", "error", "latents, layer 0"} <= {*parts.index}
-    assert abs(nb10.made_of(solved, len(solved) - 1)["token"]) < 0.05  # "almost nothing"
+    assert abs(shown.made_of(solved, len(solved) - 1)["token"]) < 0.05  # "almost nothing"
 
 
 def test_a_graph_is_cut_to_what_can_be_read(solved, puzzle):
@@ -317,7 +318,7 @@ def test_a_graph_is_cut_to_what_can_be_read(solved, puzzle):
 def test_the_strongest_latents_of_the_solved_graph_are_at_the_inner_bracket(setting, solved):
     top = np.argsort(-np.where(solved.nodes["kind"] == "latent", solved.influence(), -1))[:2].tolist()
     assert [solved.tokens[p] for p in solved.nodes["pos"][top]] == ["[", "["]
-    shares = nb10.by_token(solved)
+    shares = shown.by_token(solved)
     assert shares["[ at 4"] > 5 * shares["( at 2"]
     done = solved.intervene(setting.model, dict.fromkeys(top, 0.0), constrained=False)
     square, round_ = (setting.model.tokenizer.encode(t, add_special_tokens=False)[0] for t in ("]", ")"))
@@ -331,14 +332,14 @@ def test_the_puzzle_can_be_solved(small, groups):
 
 
 def test_interventions_are_exact_where_all_is_held_and_have_the_right_sign_elsewhere(setting, puzzle, small, groups):
-    held = nb10.trials(puzzle, setting.model, groups, constrained=True)
+    held = shown.trials(puzzle, setting.model, groups, constrained=True)
     assert np.allclose(held.direct, held.actual, atol=1e-4)
-    free = nb10.tested(puzzle, small, setting.model, groups)
+    free = shown.tested(puzzle, small, setting.model, groups)
     assert len(free) >= 20 and free.agree.mean() >= 0.8
 
 
 def test_the_words_at_two_places_make_the_answer_by_the_last_layer(small, groups):
-    table = nb10.story(small, groups)
+    table = shown.story(small, groups)
     late = {name for name, keys in groups.items() if keys[0][0] == 3}
     strongest = table.iloc[:2]
     assert len(late) == 1 and {*strongest.target} == late and (strongest.weight > 0).all()
@@ -348,13 +349,13 @@ def test_the_words_at_two_places_make_the_answer_by_the_last_layer(small, groups
 
 
 def test_dense_latents_do_not_do_what_the_graph_says(setting, solved):
-    table = nb10.trials(solved, setting.model, nb10.DENSE).set_index("factor")
+    table = shown.trials(solved, setting.model, nb10.DENSE).set_index("factor")
     assert table.predicted[2] > 0 > table.actual[2]
 
 
 def test_a_slope_is_that_of_least_squares(setting, puzzle, small, groups):
-    table = nb10.tested(puzzle, small, setting.model, groups)
-    by = nb10.by_kind(table)
+    table = shown.tested(puzzle, small, setting.model, groups)
+    by = shown.by_kind(table)
     assert by.changes.sum() == len(table)
     for kind, mine in table.groupby("kind"):
         slope = np.linalg.lstsq(mine[["predicted"]].to_numpy(), mine.actual.to_numpy())[0][0]
@@ -365,7 +366,7 @@ def test_a_slope_is_that_of_least_squares(setting, puzzle, small, groups):
 
 
 def test_scores_of_other_prompts(setting):
-    table = nb10.trust(*setting, nb10.OTHERS[:2])
+    table = shown.trust(*setting, nb10.OTHERS[:2])
     for row, prompt in zip(table.itertuples(), nb10.OTHERS, strict=False):
         scores = nb10.traced(*setting, *prompt).scores()
         assert row.replacement == round(scores["replacement"], 2)
@@ -375,7 +376,7 @@ def test_scores_of_other_prompts(setting):
 
 def test_the_cross_layer_graph_is_smaller_and_leaves_more_to_errors(setting, solved):
     cross = nb10.traced(setting.model, sk.load("tiny-python/mlp/cross_layer_transcoder"), *nb10.SOLVED)
-    table = nb10.compared({"own": solved, "cross": cross})
+    table = shown.compared({"own": solved, "cross": cross})
     for fewer in ("latents on", "edges", "latents and errors at 80 %", "latents on a path", "replacement"):
         assert table.loc[fewer, "cross"] < table.loc[fewer, "own"]
     assert table.loc["from errors", "cross"] > table.loc["from errors", "own"]
@@ -383,7 +384,7 @@ def test_the_cross_layer_graph_is_smaller_and_leaves_more_to_errors(setting, sol
 
 def test_heads_look_where_they_look(setting):
     text = nb10.SOLVED[0]
-    weights = nb10.looks(setting.model, text, "[")
+    weights = shown.looks(setting.model, text, "[")
     name = "blocks.1.attn.hook_pattern"
     _, cache = setting.model.run_with_cache(setting.model.to_tokens(text, prepend_bos=True), names_filter=[name])
     assert np.allclose(weights[1], cache[name][0, :, -1, 4]) and weights.shape == (4, 8)
@@ -397,8 +398,16 @@ def test_suggestions_are_a_start_that_does_not_know_the_rules(small, setting):
 
 def test_a_row_without_one_kind_still_adds_up(solved):
     own = replace(solved, rest=solved.rest + 1.0, totals=solved.totals + 1.0 * solved.expanded)
-    parts = nb10.made_of(own, len(own) - 1)
+    parts = shown.made_of(own, len(own) - 1)
     assert parts.sum() == pytest.approx(1, abs=1e-5) and "rest" in parts.index
+
+
+def test_the_picture_of_the_first_notebook_says_what_it_shows_and_runs_nothing(solved):
+    hostile = replace(solved, tokens=("<bos>", *["<script>alert(1)</script>"] * (len(solved.tokens) - 1)))
+    for graph in (solved, hostile):
+        picture = nb00.thumbnail(graph)
+        assert "nodes carry" in picture and "<svg" in picture and "<script" not in picture
+        assert len(picture) < 60_000
 
 
 @pytest.mark.parametrize("question", nb10.QUESTIONS, ids=lambda question: question.id)
