@@ -1,7 +1,7 @@
 """`Sources`: what each leaf of a frozen forward is the sum of, as nodes of a graph and the vectors they write."""
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
 import torch
