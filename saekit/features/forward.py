@@ -53,14 +53,14 @@ def encoded(model: Any, coder: SparseCoder, corpus: Corpus, *, progress: bool = 
         x = _finite(coder.site.inputs(seen)[torch.from_numpy(part.mask)], coder)
         yield Seen(start, part, x.cpu(), _on_cpu(coder.encode(x)))
         if start // WINDOWS % TRIM == TRIM - 1:
-            _trim()
+            trim()
 
 
-def _trim() -> None:
+def trim() -> None:
     """Make glibc give back what was freed. Arrays of ever other sizes leave holes, in which it would keep growing."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:  # another C library
-        trim(0)
+    give_back = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if give_back is not None:  # another C library
+        give_back(0)
 
 
 def _finite(x: Float[Tensor, "rows d_in"], coder: SparseCoder) -> Float[Tensor, "rows d_in"]:
