@@ -177,7 +177,7 @@ def test_the_graph_has_rows_that_add_up(one, coders):
     graph = circuit.graph()
     assert_allclose(np.asarray(graph.weights.sum(1)).ravel() + graph.rest, graph.totals, atol=1e-12)
     assert graph.totals[-1] == pytest.approx(-circuit.sums["effects"].iloc[-1]) and abs(graph.rest[-1]) < 1e-9
-    assert graph.about["sites"] == NAMES and graph.tokens == circuit.tokens
+    assert graph.about["sites"] == ["resid.0", "resid.1"] and graph.tokens == circuit.tokens
     small = circuit_of(one, coders, edges=8).graph()
     assert (small.nodes["pos"] == -1).all() and len(small) <= 9
     assert len(small.prune(0.5)) < len(small)

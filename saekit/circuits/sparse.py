@@ -1,5 +1,6 @@
 """Sparse feature circuits: the latents and errors that a number rests on, over prompts, and who acts on whom."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -78,7 +79,9 @@ class FeatureCircuit:
         """The nodes that have edges as a `Graph`; weights and totals are what a node adds, minus its effect.
 
         A row adds up to what its node gives the target; what has no node here is its `rest`. The layers are the sites,
-        named in `about["sites"]`; a position is a place, -1 where all are summed. Raises ValueError without edges.
+        named in short in `about["sites"]`; a position is a place, -1 where all are summed.
+
+        Raises ValueError without edges.
         """
         if self.edges.empty:
             raise ValueError("this circuit has no edges; find it again with edges=30, the number of nodes among them")
@@ -94,7 +97,7 @@ class FeatureCircuit:
         return Graph(
             self._table(mine), weights, totals, totals - np.asarray(weights.sum(axis=1)).ravel(),
             self.ids if of_positions else (-1,) * len(names), names, self.model,
-            about={"sites": [*self.sums["site"]]},
+            about={"sites": [short(site) for site in self.sums["site"]]},
         )  # fmt: skip
 
     def _table(self, mine: pd.DataFrame) -> pd.DataFrame:
@@ -161,6 +164,12 @@ def feature_circuit(
         nodes, edges_of(parts, nodes, some, len(places.names)), sums, places, target.label, value,
         tuple(pieces(model.tokenizer, ids)), tuple(ids), model_record(model),
     )  # fmt: skip
+
+
+def short(site: str) -> str:
+    """A site in few letters, where it is one of the usual ones: resid.2 for blocks.2.hook_resid_post."""
+    parts = re.fullmatch(r"blocks\.(\d+)\.hook_(resid|attn|mlp)_(post|out)", site)
+    return f"{parts[2]}.{parts[1]}" if parts else site
 
 
 def in_order(model: Any, coders: Any) -> list[tuple[Site, Any]]:

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -31,7 +32,8 @@ class Pairs(NamedTuple):
     @property
     def targets(self) -> list[Target]:
         """For each prompt, the logit of the right answer less that of the wrong one."""
-        return [logit_diff(a, b) for a, b in zip(self.right.tolist(), self.wrong.tolist(), strict=True)]
+        ends = zip(self.right.tolist(), self.wrong.tolist(), strict=True)
+        return [replace(logit_diff(a, b), label="margin") for a, b in ends]
 
     def take(self, n: int) -> "Pairs":
         """The first n."""

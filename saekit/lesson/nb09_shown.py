@@ -14,6 +14,7 @@ from ..attribute.setting import setting
 from ..circuits import FeatureCircuit, swapped
 from ..circuits.curve import drawn_like
 from ..circuits.places import Places
+from ..circuits.sparse import short
 from ..corpus import pieces
 from ..hooks import capture, not_bos, splice
 from ..steer import Edit
@@ -35,12 +36,6 @@ def overview(model: Any, tasks: Mapping[str, Pairs]) -> pd.DataFrame:
         share, margin = f"{(m > 0).double().mean():.0%}", f"{m.mean():.1f}"
         rows[name] = {"prompt": text, "right": right, "wrong": wrong, "model is right": share, "margin": margin}
     return pd.DataFrame(rows).T
-
-
-def short(site: str) -> str:
-    """resid.2 for blocks.2.hook_resid_post."""
-    _, layer, hook = site.split(".")
-    return f"{hook.removeprefix('hook_').split('_')[0]}.{layer}"
 
 
 def at_site(model: Any, coder: Any, pairs: Pairs, i: int = 0) -> tuple[Tensor, ...]:
@@ -67,11 +62,23 @@ def scatter(table: pd.DataFrame, method: str, title: str) -> Any:
     """Estimates over exact effects, latents and errors, with the line where both agree."""
     import plotly.express as px
 
-    most, how = float(table[["exact", method]].abs().max().max()), {"color": "kind", "symbol": "kind"}
+    low, high = (float(f(f(table[name]) for name in ("exact", method))) for f in (min, max))
+    how = {"color": "kind", "symbol": "kind"}
     how |= {"color_discrete_sequence": [BLUE, GREY], "height": 400, "hover_data": ["site", "token", "latent"]}
     fig = px.scatter(table, x="exact", y=method, title=title, opacity=0.7, **how)
-    fig.add_shape(type="line", x0=-most, y0=-most, x1=most, y1=most, line={"dash": "dot", "color": GREY})
+    fig.add_shape(type="line", x0=low, y0=low, x1=high, y1=high, line={"dash": "dot", "color": GREY})
     return plain(fig).update_layout(xaxis_title="effect by ablation (logits)", yaxis_title=f"effect by {method}")
+
+
+def shares(circuit: FeatureCircuit, title: str) -> Any:
+    """Bars of what latents and errors of each site do together."""
+    import plotly.express as px
+
+    table = circuit.nodes.groupby(["site", "kind"], as_index=False)["effect"].sum()
+    table["site"] = table["site"].map(short)
+    how = {"color_discrete_map": {"latent": BLUE, "error": GREY}, "pattern_shape": "kind", "barmode": "group"}
+    fig = px.bar(table, x="effect", y="site", color="kind", title=title, height=260, **how)
+    return plain(fig).update_layout(xaxis_title="change of the margin (logits)", yaxis_title=None)
 
 
 def sums(table: pd.DataFrame, integrated: pd.DataFrame, methods: Sequence[str]) -> pd.DataFrame:
@@ -138,8 +145,8 @@ def last_opened(words: Sequence[str], marks: str = "([{") -> np.ndarray:
 
 
 def where(circuit: FeatureCircuit) -> pd.DataFrame:
-    """The effect of all nodes of a site, by position."""
-    names = [f"{p} {name!r}" for p, name in enumerate(circuit.places.names)]
+    """The effect of all nodes of a site, by position; positions are named by the first prompt's tokens."""
+    names = [f"{p} {name}" for p, name in enumerate(circuit.tokens)]
     sums = circuit.nodes.pivot_table(index="site", columns="place", values="effect", aggfunc="sum").fillna(0.0)
     return sums.set_axis(sums.index.map(short)).set_axis([names[p] for p in sums.columns], axis=1).round(1)
 
