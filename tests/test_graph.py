@@ -57,7 +57,7 @@ def test_influence_where_edges_run_within_a_layer():
     p = nodes["probability"].to_numpy()
     assert np.allclose(one.influence(), power_series(torch.tensor(dense), torch.tensor(p)))
     latent = int(np.flatnonzero(nodes["kind"] == "latent")[0])
-    passing = np.where(nodes["kind"] == "latent", nodes["activation"], np.inf)[:, None]
+    passing = np.where(nodes["kind"] == "latent", one.totals, np.inf)[:, None]
     r = np.linalg.solve(np.eye(len(nodes)) - dense / passing, np.eye(len(nodes))[latent])
     assert np.allclose(one.predict({latent: 2.0}, constrained=False)[-1], dense[-1] @ r)
 
