@@ -79,6 +79,19 @@ def test_nodes_are_those_of_attribute(one, coders):
     assert len(got) == len(expected) and (got.abs().diff().dropna() <= 1e-15).all()
 
 
+@pytest.mark.parametrize("method", [sk.attribute, sk.ablations])
+def test_each_prompt_can_have_its_own_target(one, coders, method):
+    whole = method(one, coders, CLEAN, TARGETS, patch=PATCH)
+    alone = [method(one, coders, CLEAN[i], TARGETS[i], patch=PATCH[i]) for i in range(2)]
+    keys = ["site", "pos", "kind", "latent"]
+    for i, table in enumerate(alone):
+        mine = whole[whole["prompt"] == i].set_index(keys)["effect"]
+        assert_allclose(mine.reindex(table.set_index(keys).index), table["effect"], atol=1e-9)
+    assert whole.attrs["target"] == "2 targets"
+    with pytest.raises(ValueError, match="2 targets need not be linear"):
+        sk.direct(one, CLEAN[:1], TARGETS)
+
+
 def test_places_partition_the_positions(one, coders):
     summed, apart, sorts = (circuit_of(one, coders, by=by, method="gradient") for by in ("sum", "position", LETTERS))
     keys = ["site", "kind", "latent"]

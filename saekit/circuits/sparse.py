@@ -126,7 +126,7 @@ def feature_circuit(
     by: By = "sum",
     method: str = "integrated",
     edges: int = 30,
-    batch: int = 16,
+    batch: int = 8,
 ) -> FeatureCircuit:
     """The sparse feature circuit of prompts of one length: what each latent and error does to the target, and through
     whom.

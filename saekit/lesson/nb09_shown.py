@@ -76,7 +76,8 @@ def shares(circuit: FeatureCircuit, title: str) -> Any:
 
     table = circuit.nodes.groupby(["site", "kind"], as_index=False)["effect"].sum()
     table["site"] = table["site"].map(short)
-    how = {"color_discrete_map": {"latent": BLUE, "error": GREY}, "pattern_shape": "kind", "barmode": "group"}
+    how = {"color_discrete_map": {"latent": BLUE, "error": GREY}, "barmode": "group"}
+    how |= {"pattern_shape": "kind", "pattern_shape_map": {"latent": "", "error": "/"}}
     fig = px.bar(table, x="effect", y="site", color="kind", title=title, height=260, **how)
     return plain(fig).update_layout(xaxis_title="change of the margin (logits)", yaxis_title=None)
 
@@ -189,15 +190,21 @@ def measured(found: Mapping[str, Any], at: float = AT) -> pd.DataFrame:
     rows = {}
     for name in TASKS:
         part = found[name]["position"]
-        kept, removed = (part["curve"][f"errors {arm}"] for arm in ("kept", "removed"))
-        i = int(np.abs(np.array(kept["share"]) - at).argmin())
+        kept, alone = (_at(found[name][sites], "errors kept", at) for sites in ("position", "alone"))
         rows[name] = {
-            "model is right": part["right"]["value"], "latents": kept["latents"][i], "share": kept["share"][i],
-            "F, errors kept": kept["circuit"][i], "low": kept["low"][i], "high": kept["high"][i],
-            "F, errors removed": removed["circuit"][i], "complement": kept["complement"][i],
-            "random": kept["random"][i], "flips": part["flips"]["value"],
+            "model is right": part["right"]["value"], "latents": kept["latents"], "F, errors kept": kept["circuit"],
+            "low": kept["low"], "high": kept["high"], "F, errors removed": _at(part, "errors removed", at)["circuit"],
+            "complement": kept["complement"], "random": kept["random"], "flips": part["flips"]["value"],
+            "F at resid.1 alone": alone["circuit"],
         }  # fmt: skip
     return pd.DataFrame(rows).T.round(2)
+
+
+def _at(part: Mapping[str, Any], arm: str, share: float) -> dict[str, float]:
+    """The row of a curve that is nearest to a share of the latents."""
+    curve = part["curve"][arm]
+    i = int(np.abs(np.array(curve["share"]) - share).argmin())
+    return {name: values[i] for name, values in curve.items()}
 
 
 def levels(found: Mapping[str, Any]) -> pd.DataFrame:

@@ -4,7 +4,8 @@ python -m saekit.recipes.circuits [--only brackets copying]        a quarter of 
 
 Each circuit is found on one set of prompts and tested on another, seeded differently; where a task has few prompts the
 two overlap. Sites are the residual stream after layers 0, 1 and 2. After the last layer the latents are left out: what
-is there is read by the unembedding alone, so they would say the answer over again.
+is there is read by the unembedding alone, so they would say the answer over again. All that later layers know passes
+each site, so a circuit of three sites has to be good at three cuts in a row; a second one ("alone") is of one site.
 """
 
 import argparse
@@ -23,6 +24,7 @@ from saekit.lesson import known
 
 from .measure import MEASURED, write
 
+ALONE = 1  # the one site of a second circuit
 SITES, SHARES, BAR = (0, 1, 2), (0.005, 0.01, 0.02, 0.049, 0.1), 0.049
 FOUND, TESTED, SWAPPED, RANDOM, CHECKED = 64, 50, 200, 20, 4
 TASKS: dict[str, Callable[..., known.Pairs]] = {
@@ -100,6 +102,7 @@ def main(names: list[str]) -> None:
     for name in names:
         ways = ("position", "sum") if name == "brackets" else ("position",)
         found: dict[str, Any] = {by: of_task(model, coders, TASKS[name], by) for by in ways}
+        found["alone"] = of_task(model, coders[ALONE : ALONE + 1], TASKS[name], "position")
         found["agreement"] = agreement(model, coders, TASKS[name](model, CHECKED, seed=3))
         before[name] = found
         kept = pd.DataFrame(found["position"]["curve"]["errors kept"])

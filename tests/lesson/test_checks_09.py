@@ -1,6 +1,6 @@
 """Notebook 09: references, a message for each wrong answer, pairs of prompts, and what the notebook shows."""
 
-import inspect
+import json
 
 import numpy as np
 import pytest
@@ -10,6 +10,7 @@ import saekit as sk
 from saekit.lesson import known, nb09
 from saekit.lesson import nb09_shown as shown
 from saekit.lesson.exercise import Setting, judge
+from saekit.lesson.frame import MEASURED
 from tests.lesson import answers
 
 EXERCISES = {exercise.id: exercise for exercise in nb09.CHAPTER.exercises}
@@ -284,5 +285,18 @@ def test_kinds_of_brackets_are_told_apart(setting):
     assert (kinds.max(1) > 4 * np.median(kinds, 1)).all()  # each stands for one kind
 
 
-def test_every_reference_is_short():
-    assert all(len(inspect.getsource(exercise.reference).splitlines()) <= 14 for exercise in EXERCISES.values())
+def test_what_was_measured_reaches_what_the_notebook_claims():
+    found = json.loads(MEASURED.read_text())["circuits"]
+    table = shown.measured(found)
+    brackets = table.loc["brackets"]
+    assert brackets["F, errors kept"] > 0.8 and abs(brackets["random"]) < 0.2 and brackets["flips"] > 0.5
+    assert abs(brackets["complement"]) < 0.2
+    for by in ("position", "sum"):
+        kept = shown._at(found["brackets"][by], "errors kept", shown.AT)
+        assert kept["share"] < 0.05 and kept["circuit"] > 0.8 and kept["random"] < 0.2
+    assert table.loc["copying of six names", "F, errors kept"] > 0.8 > table.loc["copying", "F, errors kept"]
+    assert table["F, errors kept"].idxmin() == "induction"
+    levels = shown.levels(found)
+    lost = 1 - levels["all latents, no errors"] / levels["margin"]
+    assert lost.idxmax() == "induction" and lost["induction"] > 0.3
+    assert (shown.agreement(found)["one gradient"] > 0.8).all()
