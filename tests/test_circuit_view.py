@@ -445,6 +445,12 @@ def test_the_title_is_true_of_what_is_shown(view):
     assert title(view).startswith(f"{kept} of {data['all']} nodes")
 
 
+def test_a_summed_circuit_is_saved_without_the_format_that_needs_tokens():
+    view = widgets.CircuitView(summed(layered(1)))
+    assert view.compute()["formats"] == ("HTML", "SVG") and "Save as JSON" not in view.html
+    assert "Save as JSON" in widgets.CircuitView(layered(1)).html
+
+
 def test_files_need_no_network_and_hold_what_is_shown(view, tmp_path):
     page = view.to_html()
     assert "http" not in page and "url(" not in page

@@ -9,7 +9,6 @@ from .notes import button, empty
 from .waterfall import named_parts, waterfall
 from .web import SHAPES, alone, factor, web
 
-FORMATS = ("HTML", "SVG", "JSON")
 FACTORS = (0.0, -1.0, 2.0)
 NODES, EDGES = (30, 100), (50, 100)  # the sliders, in per cent
 PRESSED = 'aria-pressed="{}"'
@@ -38,7 +37,7 @@ def finding(data: Mapping[str, Any]) -> str:
 
 def _head(data: Mapping[str, Any]) -> str:
     undo = button("Undo", "undo", disabled=not data["undo"])
-    saves = "".join(button(name, "save", name, label=f"Save as {name}") for name in FORMATS)
+    saves = "".join(button(name, "save", name, label=f"Save as {name}") for name in data["formats"])
     prompt = "".join(piece(INDENT.sub(r"\1  ", token)) for token in data["prompt"])
     return (
         f'<div class="sk-head"><div><h3 class="sk-title">{esc(finding(data))}</h3><p class="sk-sub">What made it, after '

@@ -109,6 +109,7 @@ class CircuitView(View):
         return {
             **state, "id": self._number, "at": at, "nodes": self._nodes(ids, edges, at), "edges": edges,
             "rows": drawn.levels(wiring)[0], "columns": [""] if wiring.summed else list(self.graph.tokens),
+            "formats": ("HTML", "SVG") if wiring.summed else ("HTML", "SVG", "JSON"),  # whose nodes need a token
             "picked": len(state["picked"]), "kept": int((kept.nodes & wiring.prunable).sum()), "all": self._all[0],
             "drawn": (kept.weights.nnz, self._all[1]), "path": wiring.leads_through(kept), "bound": self.graph.bound,
             "target": drawn.target(wiring, logit), "prompt": drawn.prompt(wiring), "exact": wiring.exact,
