@@ -7,7 +7,7 @@ through all of it, fused Adam. Their rows of an attribution graph, and their inf
 import torch
 from torch import Tensor, nn
 
-from saekit.circuits.sources import BIAS, Sources
+from saekit.circuits.sources import Sources, collected
 
 
 class DenseTopK(nn.Module):
@@ -61,7 +61,7 @@ class ExpandedBatch:
     """Rows as circuit-tracer makes them: one forward pass of as many copies of the prompt as there are rows in a batch.
 
     A row's vector is added to the gradient of its own copy, at what its target reads, by a hook on that tensor; the
-    pass back starts from zeros.
+    pass back starts there from zeros.
     """
 
     def __init__(self, sources: Sources, copies: int) -> None:
@@ -84,16 +84,12 @@ class ExpandedBatch:
 
         handle = self.taps[tap].register_hook(inject)
         try:
-            top = sum(0.0 * x.sum() for x in self.taps.values())
-            grads = torch.autograd.grad(top, [*self.leaves.values()], retain_graph=True, allow_unused=True)
+            y, leaves = self.taps[tap], [*self.leaves.values()]
+            grads = torch.autograd.grad(y, leaves, torch.zeros_like(y), retain_graph=True, allow_unused=True)
         finally:
             handle.remove()
-        out = seeds.new_zeros(len(self.sources), len(seeds))
-        for name, g in zip(self.leaves, grads, strict=True):
-            if g is not None:
-                self.sources.parts[name].add(out, g[: len(seeds)])
-        out[BIAS] += (seeds * self.frozen.constants[tap][0, pos]).sum(1)
-        return out.T
+        found = {name: g[: len(seeds)] for name, g in zip(self.leaves, grads, strict=True) if g is not None}
+        return collected(self.sources, found, tap, pos, seeds)
 
 
 def power_series(weights: Tensor, start: Tensor) -> Tensor:

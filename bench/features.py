@@ -153,6 +153,7 @@ def detected(found: sk.Features, given: dict) -> dict[int, float]:
 
 def memory(windows: tuple[int, ...] = (250, 1_000, 4_000)) -> None:
     """Peak memory of one pass over ever more text, up to a million tokens, each in a process of its own."""
+    sk.load_corpus(sk.load_model())  # labelled once and kept; the passes open it
     rows = [{"windows": n, "tokens": n * (CONTEXT - 1), "peak MB": peak_mb(collect_library, n)} for n in windows]
     report("features_memory", f"Peak memory of an index of {CODER} over the standard library", rows, "peak MB")
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from bench import attribute, features, growth, harvest, notebooks, peers, training, widgets
+from bench import attribute, features, graph, growth, harvest, notebooks, peers, training, widgets
 
 BENCHMARKS = {
     "harvest": harvest.main,
@@ -16,6 +16,7 @@ BENCHMARKS = {
     "peers_fvu": peers.fvu,
     "peers": peers.speed,
     "peers_quality": peers.quality,
+    "graph": graph.main,
     "widgets": widgets.main,
     "notebooks": notebooks.main,
 }

@@ -1,7 +1,7 @@
 """Widgets: kernel time from an event of the page to the HTML that answers it, the worst of many beside the median.
 
 Bars: a card from an open index under 60 ms (also its Output tab, which runs the model), a text typed in Try it under
-250 ms, filtering and sorting 16,384 latents under 100 ms.
+250 ms, filtering and sorting 16,384 latents under 100 ms, pruning a circuit under 50 ms.
 """
 
 import itertools
@@ -21,6 +21,7 @@ CODER = "tiny-python/resid.2/batch_topk"
 CALLS = 40
 WIDE = 16_384
 TEXT = 'def double(x):\n    """Return twice the value."""\n    return {} * x\n'
+PROMPT = "def __init__(self, width, height):\n    self.width = width\n    self.height ="
 Way = tuple[Callable[[], object], Callable[[], object], float | None]  # what is done before, the event, its bar in ms
 
 
@@ -102,6 +103,23 @@ def games(features: sk.Features, numbers: Iterator[int]) -> dict[str, Way]:
             "JudgeGame, an answer": (nothing, answer, None)}  # fmt: skip
 
 
+def circuits(model: object) -> dict[str, Way]:
+    """A prompt of 25 tokens; the picture has 30 to 60 nodes, or when it is dense 90 to 160 with thousands of edges."""
+    graph = sk.trace(model, sk.load("tiny-python/mlp/transcoders"), PROMPT)
+    view = widgets.CircuitView(graph, model)
+    shares, dense = itertools.cycle((60, 65, 70, 75)), itertools.cycle((82, 86, 90))
+    pins = itertools.cycle([node["id"] for node in view.compute()["nodes"]])
+
+    def at(edge: float) -> Callable[[], None]:
+        return lambda: view.set_state(edge=edge)
+
+    return {
+        "CircuitView, a slider": (at(0.8), lambda: view.act("node", next(shares)), 50.0),
+        "CircuitView, a slider, dense": (at(0.98), lambda: view.act("node", next(dense)), 50.0),
+        "CircuitView, a node pinned": (at(0.8), lambda: view.act("pin", next(pins)), 50.0),
+    }  # fmt: skip
+
+
 def wide(model: object, corpus: sk.Corpus) -> sk.Features:
     """An index of many latents; what they mean does not matter here."""
     torch.manual_seed(0)
@@ -116,7 +134,7 @@ def main() -> None:
     many = wide(model, sk.load_corpus(model, split="held_out", files=4))
     numbers = itertools.count(2)
     ways = cards(features, numbers) | browsers(features, numbers, "") | browsers(many, numbers, f" of {WIDE:,}")
-    ways |= texts(features, numbers) | games(features, numbers)
+    ways |= texts(features, numbers) | games(features, numbers) | circuits(model)
     rows = []
     for name, (prepare, call, bar) in ways.items():
         prepare()

@@ -1,5 +1,6 @@
 """Files and folders that are written whole or not at all."""
 
+import json
 import os
 import shutil
 import tempfile
@@ -7,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 
@@ -65,6 +67,14 @@ def replacing_folder(path: str | os.PathLike, ours: Callable[[Path], bool]) -> I
             if old.exists() and not path.exists():
                 old.rename(path)
             shutil.rmtree(room, ignore_errors=True)
+
+
+def save_json(content: Any, path: str | os.PathLike) -> Path:
+    """Write JSON, whole or not at all. Raises ValueError for numbers that JSON has not, OSError for no room."""
+    text = json.dumps(content, ensure_ascii=True, allow_nan=False)
+    with replacing(path) as temporary:
+        temporary.write_text(text, "utf-8")
+    return Path(path)
 
 
 def damaged_aside(path: Path) -> Path:

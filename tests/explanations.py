@@ -28,7 +28,7 @@ PARTS = {
     "Scores of an explanation": ("scores",),
     "Judges": ("judges", "local", "endpoint", "embedders"),
 }
-NO_METHODS = ("export", "explanation")  # what they export writes files, or holds words
+NO_METHODS = ("export", "details", "explanation", "saekit.files")  # what they export writes files, or holds words
 MEANT = {"Human": r"\bJudgeGame\b"}  # what also shows a method
 
 

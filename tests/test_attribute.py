@@ -1,6 +1,7 @@
 """Attribution to latents and errors, on eight families of tiny random models in float64."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import tiny
 import torch
@@ -392,6 +393,24 @@ def test_a_latent_at_all_positions_is_one_ablation(one, coders):
     for row in table.query("kind == 'latent'").head(6).itertuples():
         coder = next(coder for coder in coders if coder.site.name == row.site)
         assert row.effect == pytest.approx(moved(one, coder, steer.ablate(row.latent), None), abs=1e-9)
+
+
+def test_ablations_of_several_prompts_are_those_of_each(one):
+    coder, both = made(RESID, bias=-6.0), torch.cat([TOKENS, OTHER])
+    table = sk.ablations(one, coder, both, TARGET, batch=9)
+    alone = [sk.ablations(one, coder, tokens, TARGET) for tokens in both]
+    for i, mine in enumerate(alone):
+        assert_allclose(table[table["prompt"] == i]["effect"], mine["effect"], atol=1e-12)
+    second = sk.ablations(one, coder, both, TARGET, nodes=table[table["prompt"] == 1])
+    assert_allclose(second["effect"], alone[1]["effect"], atol=1e-12)
+    joint = [sk.ablations(one, coder, tokens, TARGET, per="latent") for tokens in both]
+    by_hand = sum(t.set_index(["kind", "latent"])["effect"].reindex(index_of(joint), fill_value=0.0) for t in joint) / 2
+    found = sk.ablations(one, coder, both, TARGET, per="latent").set_index(["kind", "latent"])["effect"]
+    assert_allclose(found.reindex(index_of(joint)), by_hand, atol=1e-12)
+
+
+def index_of(tables):
+    return pd.MultiIndex.from_frame(pd.concat(tables)[["kind", "latent"]].drop_duplicates())
 
 
 def test_the_batch_changes_nothing_and_only_the_nodes_given_are_ablated(one):

@@ -10,7 +10,7 @@ import pytest
 import saekit as sk
 from saekit import explain
 from saekit.corpus import python_spans
-from saekit.explain import dossier, export
+from saekit.explain import dossier
 from saekit.viz import gallery
 from tests.test_features import collect, made
 from tests.test_viz import is_harmless
@@ -76,6 +76,9 @@ def test_feature_detail_is_what_graph_viewers_read(latent):
         assert group["quantile_name"]
         for e in group["examples"]:
             assert len(e["tokens"]) == len(e["tokens_acts_list"]) and e["tokens_acts_list"][e["train_token_ind"]] > 0
+    dead = int(latent.features.table.index[latent.features.table.density == 0][0])
+    empty = explain.feature_detail(latent.features[dead])
+    assert empty.keys() == detail.keys() and not empty["examples_quantiles"] and not empty["top_logits"]
 
 
 def test_an_upload_keeps_the_limits(features, latent):
@@ -92,9 +95,8 @@ def test_an_upload_keeps_the_limits(features, latent):
     with pytest.raises(ValueError, match="source='res'"):
         explain.feature_json(latent, "res")
     dead = int(features.table.index[features.table.density == 0][0])
-    for make in (lambda i: explain.feature_json(features[i], "1-r"), lambda i: explain.feature_detail(features[i])):
-        with pytest.raises(ValueError, match=f"latent {dead} is dead"):
-            make(dead)
+    with pytest.raises(ValueError, match=f"latent {dead} is dead"):
+        explain.feature_json(features[dead], "1-r")
 
 
 def test_a_coder_off_the_residual_stream_has_no_logits(model, features):
@@ -108,10 +110,10 @@ def test_a_coder_off_the_residual_stream_has_no_logits(model, features):
 
 
 def test_json_is_written_whole_or_not_at_all(tmp_path, latent):
-    path = export.save_json(explain.feature_detail(latent), tmp_path / "f" / "1.json")
+    path = explain.save_json(explain.feature_detail(latent), tmp_path / "f" / "1.json")
     before = path.read_text()
     with pytest.raises(ValueError, match="not JSON compliant"):
-        export.save_json({"a": float("nan")}, path)
+        explain.save_json({"a": float("nan")}, path)
     assert path.read_text() == before and list(path.parent.iterdir()) == [path]
 
 

@@ -46,6 +46,22 @@ def test_influence_is_the_power_series(seed):
     assert graph.influence()[ends].sum() == pytest.approx(p.sum())  # what flows in, ends somewhere
 
 
+def test_influence_where_edges_run_within_a_layer():
+    """As in circuits of several sites a layer: only the order of the nodes says what comes first."""
+    graph = graphs.layered(0)
+    nodes = graph.nodes.assign(layer=np.where(graph.nodes["kind"] == "logit", 1, 0))
+    dense = np.tril(np.random.default_rng(0).normal(size=(len(nodes), len(nodes))), -1)
+    dense[(nodes["kind"] != "latent") & (nodes["kind"] != "logit")] = 0
+    dense[:, nodes["kind"] == "logit"] = 0
+    one = sk.Graph(nodes, csr_array(dense), dense.sum(1), graph.rest, graph.ids, graph.tokens, graph.model)
+    p = nodes["probability"].to_numpy()
+    assert np.allclose(one.influence(), power_series(torch.tensor(dense), torch.tensor(p)))
+    latent = int(np.flatnonzero(nodes["kind"] == "latent")[0])
+    passing = np.where(nodes["kind"] == "latent", one.totals, np.inf)[:, None]
+    r = np.linalg.solve(np.eye(len(nodes)) - dense / passing, np.eye(len(nodes))[latent])
+    assert np.allclose(one.predict({latent: 2.0}, constrained=False)[-1], dense[-1] @ r)
+
+
 def test_pruning_to_everything_changes_nothing(graph):
     for whole in (graph, graphs.layered(3)):
         same = whole.prune(1.0, 1.0)

@@ -151,9 +151,9 @@ def test_rows_are_named_by_their_labels(two, features):
 def test_a_sum_over_two_readings_counts_a_token_once(model, coder):
     reading = read(model, coder, TEXT)
     places = list(range(len(TEXT)))
-    latents, strength = strongest([(reading, 1.0, places), (reading, -1.0, places)], 64)
+    latents, strength = strongest([(reading.codes, 1.0, places), (reading.codes, -1.0, places)], 64)
     assert len(latents) == 0 and not strength.any()
-    assert placed(reading, [None, 3], np.array([1, 2])).tolist() == [[0, reading.values(i)[3]] for i in (1, 2)]
+    assert placed(reading.codes, [None, 3], np.array([1, 2])).tolist() == [[0, reading.values(i)[3]] for i in (1, 2)]
 
 
 # -- states
@@ -175,10 +175,67 @@ def test_a_text_without_any_latent_says_so(model, coder):
     assert "No latent is on in this text" in shown.html and is_harmless(shown.to_html())
 
 
+def test_attribution_in_a_cell_is_that_of_the_package(one, model, coder):
+    one.set_state(metric="attribution", top=30)
+    data, target = one.compute(), one.targets()[0]
+    table = sk.attribute(model, coder, TEXT, target)
+    known = table[table.kind == "latent"].set_index(["latent", "pos"]).effect
+    for row in data["rows"]:
+        for c, value in enumerate(row["values"]):
+            assert value == pytest.approx(-known.get((row["latent"], c + 1), 0.0), abs=1e-4)
+    account = data["account"]
+    assert account["target"] == pytest.approx(table.attrs["value"], abs=1e-4)
+    assert account["error"] == pytest.approx(-table[table.kind == "error"].effect.sum(), abs=1e-3)
+    assert account["shown"] + account["others"] == pytest.approx(-known.sum(), abs=1e-3)
+    assert "activation × gradient" in one.html
+
+
+def test_the_account_is_gradient_times_activation(one, model, coder):
+    one.set_state(metric="attribution", top=3)
+    account, target = one.compute()["account"], one.targets()[0].on(model)
+    seen = sk.capture(model, TEXT, SITE, grad=False)[SITE.read].requires_grad_()
+    with model.hooks([(SITE.read, lambda x, hook: seen.view_as(x))]):
+        target(model(model.to_tokens(TEXT, prepend_bos=True))).sum().backward()
+    whole = float((seen.grad * seen.detach())[0, 1:].sum())
+    assert account["total"] == pytest.approx(whole, abs=1e-3)
+    assert sum(account[part] for part in ("shown", "others", "error", "bias")) == pytest.approx(whole, abs=1e-3)
+
+
+def test_ablation_in_a_cell_is_that_of_a_splice(one, model, coder):
+    one.set_state(metric="ablation", top=2)
+    data, target = one.compute(), one.targets()[0].on(model)
+    tokens = model.to_tokens(TEXT, prepend_bos=True)
+    row = data["rows"][0]
+    for c, value in enumerate(row["values"]):
+        where = torch.zeros_like(tokens, dtype=torch.bool)
+        where[0, c + 1] = True
+        with torch.no_grad(), sk.splice(model, coder, edit=sk.ablate(row["latent"]), where=where):
+            without = float(target(model(tokens)))
+        assert value == pytest.approx(data["account"]["target"] - without, abs=1e-4)
+    r, c = data["cell"]
+    assert data["measures"][0]["ablation"] == pytest.approx(data["rows"][r]["values"][c], abs=1e-5)
+
+
+def test_a_target_of_ones_own_and_those_of_the_text(model, coder):
+    shown = widgets.PromptMicroscope(model, coder, TEXT, OTHER, target=sk.logit_diff(5, 6), metric="attribution")
+    data = shown.compute()
+    assert len(data["targets"]) == 4 and data["targets"][0] == "token 5 - token 6" and data["show"] == "difference"
+    mine, theirs = (sk.attribute(model, coder, text, sk.logit_diff(5, 6)).attrs["value"] for text in (TEXT, OTHER))
+    assert data["account"]["target"] == pytest.approx(mine - theirs, abs=1e-4)
+    shown.act("target", "1")
+    assert shown.compute()["account"]["target"] != data["account"]["target"]
+    assert is_harmless(shown.to_html())
+    with pytest.raises(ValueError, match="0 to 3"):
+        shown.set_state(target=4)
+    with pytest.raises(ValueError, match="tokens of"):
+        widgets.PromptMicroscope(model, coder, TEXT, target=sk.logit("a word of several tokens"))
+
+
 @pytest.mark.parametrize(
     ("setting", "words"),
-    [({"show": "difference"}, "second text"), ({"metric": "ablation"}, "activation"), ({"top": 31}, "1 to 30"),
-     ({"show": "c"}, "a, b, difference"), ({"text": ""}, "empty"), ({"text": "x" * 99}, "99 tokens long")],
+    [({"show": "difference"}, "second text"), ({"metric": "ablated"}, "activation, attribution, ablation"),
+     ({"top": 31}, "1 to 30"), ({"show": "c"}, "a, b, difference"), ({"text": ""}, "empty"),
+     ({"text": "x" * 99}, "99 tokens long")],
 )  # fmt: skip
 def test_what_cannot_be_is_refused(one, model, coder, setting, words):
     before = one.state

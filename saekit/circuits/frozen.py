@@ -1,6 +1,7 @@
 """`Frozen`: one prompt through a model in which attention, norms and MLPs are held, so that the rest is linear."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from copy import copy
 from functools import partial
 from typing import Any
 
@@ -14,6 +15,7 @@ from ..hooks import check_fit, freezes, frozen, not_bos
 
 EMBEDDINGS = ("embed.hook_out", "pos_embed.hook_out")  # the second where positions are embedded
 LAST = "unembed.hook_in"
+PREFIXES = 6  # lengths of the start of a prompt that have a graph of their own
 
 Leaves = Mapping[str, Float[Tensor, "batch pos d"]]
 
@@ -37,6 +39,7 @@ class Frozen:
         self.coded: Bool[Tensor, " pos"] = not_bos(model, tokens)[0]
         self.held: dict[str, Tensor] = {}
         self.leaves: dict[str, Tensor] = {}
+        self.prefixes: dict[int, Frozen] = {}
         with torch.enable_grad():
             self.logits, self.taps = self._run(1, self._leaf)
         self.constants = self.replay({name: torch.zeros_like(leaf) for name, leaf in self.leaves.items()})
@@ -49,15 +52,32 @@ class Frozen:
 
     def pull(
         self, tap: str, pos: Int[Tensor, " n"], seeds: Float[Tensor, "n tap"]
-    ) -> dict[str, Float[Tensor, "n pos d"]]:
-        """{leaf: the gradient of `<seeds[i], tap at pos[i]>` for each i}: n vector-Jacobian products of one graph."""
-        y = self.taps[tap]
+    ) -> dict[str, Float[Tensor, "n upto d"]]:
+        """{leaf: the gradient of `<seeds[i], tap at pos[i]>` for each i}: n vector-Jacobian products of one graph.
+
+        Nothing after a position reaches it, so the gradients go as far as the last one needed, rounded up.
+        """
+        graph = self if tap == LOGITS else self._prefix(int(pos.max()) + 1)
+        y = graph.taps[tap]
         v = y.new_zeros(len(seeds), *y.shape)
         v[torch.arange(len(seeds), device=v.device), 0, pos] = seeds
-        grads = torch.autograd.grad(
-            y, [*self.leaves.values()], v, retain_graph=True, allow_unused=True, is_grads_batched=True
-        )
+        leaves = [*graph.leaves.values()]
+        grads = torch.autograd.grad(y, leaves, v, retain_graph=True, allow_unused=True, is_grads_batched=True)
         return {name: g[:, 0] for name, g in zip(self.leaves, grads, strict=True) if g is not None}
+
+    def _prefix(self, length: int) -> "Frozen":
+        """The same for the start of the prompt, one of `PREFIXES` lengths."""
+        step = -(-len(self.coded) // PREFIXES)
+        length = min(-(-length // step) * step, len(self.coded))
+        if length == len(self.coded):
+            return self
+        if length not in self.prefixes:
+            start = copy(self)
+            start.tokens, start.coded, start.held, start.leaves = self.tokens[:, :length], self.coded[:length], {}, {}
+            with torch.enable_grad():
+                start.logits, start.taps = start._run(1, start._leaf)
+            self.prefixes[length] = start
+        return self.prefixes[length]
 
     def hold(self, patterns_only: bool = False) -> list[tuple[str, Callable]]:
         """Hooks that keep patterns, and norm scales, at what the first pass saw."""
@@ -114,12 +134,12 @@ def banks_of(model: Any, coders: Any) -> tuple[SparseCoder, ...]:
 
 def _writers(model: Any, banks: Sequence[SparseCoder]) -> dict[str, list[tuple[int, slice]]]:
     """{a layer's MLP output: the banks that write it, and which of their columns}. A hook has several names."""
-    names = [f"blocks.{layer}.hook_mlp_out" for layer in range(model.cfg.n_layers)]
+    names, points = [f"blocks.{layer}.hook_mlp_out" for layer in range(model.cfg.n_layers)], model.hook_dict
     found: dict[str, list[tuple[int, slice]]] = {name: [] for name in names}
     for i, bank in enumerate(banks):
         width = bank.d_out // len(bank.site.writes)
         for j, write in enumerate(bank.site.writes):
-            place = [name for name in names if model.hook_dict[name] is model.hook_dict[write]]
+            place = [name for name in names if points[name] is points[write]]
             if not place:
                 raise ValueError(f"a transcoder writes {write!r}; a graph needs what the residual stream gets: {names}")
             found[place[0]].append((i, slice(j * width, (j + 1) * width)))

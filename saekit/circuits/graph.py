@@ -1,7 +1,10 @@
 """`Graph`: what made the logits of one prompt, as nodes and signed edges that add up."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -74,6 +77,18 @@ class Graph:
         """Which nodes have a row."""
         return (np.diff(self.weights.indptr) > 0) | (self.totals != 0) | (self.rest != 0)
 
+    @cached_property
+    def shares(self) -> csr_array:
+        """Each row's absolute weights, over their sum."""
+        return shares(self.weights)
+
+    @cached_property
+    def blocks(self) -> tuple:
+        """`shares` by layer, from the last to the first: what influence flows through."""
+        from .influence import by_layer
+
+        return (*by_layer(self, self.shares),)
+
     def row(self, node: int) -> pd.DataFrame:
         """What makes a node: a line for each source, the strongest first, and for `rest` if any; they sum to its total.
 
@@ -131,3 +146,42 @@ class Graph:
         from .faithful import faithfulness
 
         return faithfulness(self, model, **options)
+
+    def save(self, path: str | os.PathLike) -> Path:
+        """Write it to one file, whole or not at all; see `own.write`. `Graph.load` gives it back exactly."""
+        from . import own
+
+        return own.write(self, Path(path))
+
+    @staticmethod
+    def load(path: str | os.PathLike, coders: Any = None, model: Any = None) -> "Graph":
+        """A graph from a file of any format that `circuits.read` knows."""
+        from .formats import read
+
+        return read(path, coders, model)
+
+    def to_neuronpedia(self, path: str | os.PathLike, **options: Any) -> Path:
+        """Write the JSON of Neuronpedia and circuit-tracer's viewer; options as in `neuronpedia.write`."""
+        from . import neuronpedia
+
+        return neuronpedia.write(self, Path(path), **options)
+
+    def to_circuit_tracer(self, path: str | os.PathLike, **options: Any) -> Path:
+        """Write a `.pt` that circuit-tracer opens; options as in `circuit_tracer.write`."""
+        from . import circuit_tracer
+
+        return circuit_tracer.write(self, Path(path), **options)
+
+    def to_networkx(self) -> Any:
+        """A `networkx.DiGraph`; see `networks.to_networkx`."""
+        from .networks import to_networkx
+
+        return to_networkx(self)
+
+
+def shares(weights: csr_array) -> csr_array:
+    """Each row's absolute weights, over their sum; a row of zeros stays one."""
+    size, filled = np.abs(weights.data), np.diff(weights.indptr) > 0
+    sums = np.add.reduceat(size, weights.indptr[:-1][filled]) if len(size) else size
+    size /= np.repeat(np.where(sums > 0, sums, 1.0), np.diff(weights.indptr)[filled])
+    return csr_array((size, weights.indices, weights.indptr), weights.shape)

@@ -1,6 +1,7 @@
 """Influence: how much of the targets each node explains, through all paths; pruning and scores by it."""
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -20,27 +21,30 @@ class Block(NamedTuple):
 
 
 def flow(blocks: Iterable[Block], start: Float64[np.ndarray, " nodes"]) -> Float64[np.ndarray, " nodes"]:
-    """`start (1 + A + A^2 + ...)` with rows of absolute weights that sum to 1, in one sweep.
+    """`start (1 + A + A^2 + ...)` for rows of A from the last layer to the first, in one sweep.
 
-    Edges run upwards, so with blocks from the last layer to the first, what a node gets is complete when its turn
-    comes. The power series needs a product with the whole of A for every layer.
+    Edges run upwards, so what a node gets is complete when its turn comes. The power series needs a product with the
+    whole of A for every layer.
     """
     total = start.astype(np.float64)
-    for nodes, weights in blocks:
-        size = csr_array((np.abs(weights.data), weights.indices, weights.indptr), weights.shape)
-        sums = size @ np.ones(size.shape[1])
-        share = np.divide(total[nodes], sums, out=np.zeros(len(nodes)), where=sums > 0)
-        total[: size.shape[1]] += share @ size
+    for nodes, rows in blocks:
+        total[: rows.shape[1]] += total[nodes] @ rows
     return total
 
 
-def by_layer(graph: Graph) -> Iterator[Block]:
-    """The rows of a graph, from the last layer to the first."""
-    layer = graph.nodes["layer"].to_numpy()
-    rows = np.flatnonzero(np.diff(graph.weights.indptr))
-    for one in np.unique(layer[rows])[::-1]:
-        mine = rows[layer[rows] == one]
-        yield Block(mine, graph.weights[mine])
+def by_layer(graph: Graph, weights: csr_array) -> Iterator[Block]:
+    """The rows of a graph from the last to the first, those of a layer at once where no edge runs within it."""
+    layer, edges = graph.nodes["layer"].to_numpy(), weights.indptr
+    starts = np.flatnonzero(np.diff(layer, prepend=np.nan))
+    for first, last in zip(starts[::-1], [len(layer), *starts[:0:-1]], strict=True):
+        columns = weights.indices[edges[first] : edges[last]]
+        if not len(columns):
+            continue
+        size = last - first if columns.max() < first else 1
+        for start in range(last - size, first - 1, -size):
+            span, rows = slice(edges[start], edges[start + size]), edges[start : start + size + 1] - edges[start]
+            parts = weights.data[span], weights.indices[span], rows
+            yield Block(np.arange(start, start + size), csr_array(parts, (size, len(layer)), copy=False))
 
 
 def influence(graph: Graph) -> Float64[np.ndarray, " nodes"]:
@@ -49,7 +53,7 @@ def influence(graph: Graph) -> Float64[np.ndarray, " nodes"]:
     What p flows down to a node along all paths (Ameisen et al. 2025). Of what it is normalised by, `rest` is no part.
     """
     start = graph.nodes["probability"].to_numpy()
-    return flow(by_layer(graph), start) - start
+    return flow(graph.blocks, start) - start
 
 
 def prune(graph: Graph, node: float = 0.8, edge: float = 0.98) -> Graph:
@@ -68,13 +72,12 @@ def prune(graph: Graph, node: float = 0.8, edge: float = 0.98) -> Graph:
     weights = graph_of_nodes.weights.copy()
     weights.data = np.where(_largest(_edge_flow(graph_of_nodes), edge), weights.data, 0.0)
     weights.eliminate_zeros()
-    return subgraph(graph_of_nodes, _connected(graph_of_nodes, weights), weights)
+    small = subgraph(graph_of_nodes, _connected(graph_of_nodes, weights), weights)
+    return replace(small, about={**graph.about, "pruning": {"node_threshold": node, "edge_threshold": edge}})
 
 
 def subgraph(graph: Graph, keep: Bool[np.ndarray, " nodes"], weights: csr_array | None = None) -> Graph:
     """The graph of the nodes in `keep`, numbered anew, with only these weights; `rest` takes what is dropped."""
-    from dataclasses import replace
-
     weights = (graph.weights if weights is None else weights)[keep][:, keep]
     had = np.asarray(graph.weights[keep].sum(axis=1)).ravel()
     rest = graph.rest[keep] + had - np.asarray(weights.sum(axis=1)).ravel()
@@ -96,21 +99,18 @@ def _largest(size: Float64[np.ndarray, " n"], share: float) -> Bool[np.ndarray, 
 
 
 def _edge_flow(graph: Graph) -> Float64[np.ndarray, " edges"]:
-    size = np.abs(graph.weights.data)
     through = influence(graph) + graph.nodes["probability"].to_numpy()
-    rows = np.repeat(np.arange(len(graph)), np.diff(graph.weights.indptr))
-    sums = np.bincount(rows, size, len(graph))
-    return size * np.divide(through, sums, out=np.zeros(len(graph)), where=sums > 0)[rows]
+    return graph.shares.data * np.repeat(through, np.diff(graph.weights.indptr))
 
 
 def _connected(graph: Graph, weights: csr_array) -> Bool[np.ndarray, " nodes"]:
     """Without the latents and errors that have lost their last edge on a side, one after the other."""
     kind = graph.nodes["kind"].to_numpy()
-    first = [_degrees(graph.weights, np.ones(len(graph), bool))]
     keep = np.ones(len(graph), bool)
+    had_in, had_out = _degrees(graph.weights, keep)
     while True:
         into, out = _degrees(weights, keep)
-        lost_in, lost_out = (first[0][0] > 0) & (into == 0), (first[0][1] > 0) & (out == 0)
+        lost_in, lost_out = (had_in > 0) & (into == 0), (had_out > 0) & (out == 0)
         gone = keep & (((kind == "latent") & (lost_in | lost_out)) | ((kind == "error") & lost_out))
         if not gone.any():
             return keep
@@ -134,9 +134,7 @@ def scores(graph: Graph) -> dict[str, float]:
     inputs, errors = (float(through[np.isin(kind, kinds)].sum()) for kinds in (("token", "position"), ("error",)))
     rows = np.diff(graph.weights.indptr) > 0
     through = (through + graph.nodes["probability"].to_numpy())[rows]
-    weights = graph.weights[rows]
-    size = csr_array((np.abs(weights.data), weights.indices, weights.indptr), weights.shape)
-    wrong = (size @ (kind == "error").astype(float)) / np.maximum(size.sum(axis=1), 1e-300)
+    wrong = (graph.shares @ (kind == "error").astype(float))[rows]
     return {
         "replacement": inputs / (inputs + errors) if inputs + errors else 1.0,
         "completeness": float(((1 - wrong) * through).sum() / through.sum()) if len(through) else 1.0,

@@ -15,7 +15,8 @@ from ..codes import Codes
 from ..hooks import splice
 from .frozen import LOGITS, Frozen
 from .graph import Graph
-from .influence import by_layer, influence
+from .influence import influence
+from .linear import run
 from .sources import Sources
 
 Latent = tuple[int, int, int]  # layer, position, latent
@@ -206,24 +207,22 @@ def predict(graph: Graph, changes: Changes, *, constrained: bool = True) -> Floa
     """By how much rows change when nodes are, by the graph alone.
 
     constrained: `weights @ r`, with r the relative changes of the nodes: direct effects, exact
-    otherwise latents pass it on, `r_t = change_t / activation_t`, with all gates, patterns and norms as they are
+    otherwise latents pass it on, `r_t = change_t / total_t`, with all gates, patterns and norms as they are
     """
-    r = np.zeros(len(graph))
+    r, changed = np.zeros(len(graph)), np.zeros(len(graph), bool)
     activation = graph.nodes["activation"].to_numpy()
     at = {key: node for node, key in enumerate(zip(*(graph.nodes[c] for c in ("layer", "pos", "index")), strict=True))}
     for key, number in changes.items():
         node = key if isinstance(key, int | np.integer) else at.get(tuple(key))
         if node is None or not 0 <= node < len(graph):
             raise ValueError(f"{key} is no node of this graph; graph.intervene(model, ...) takes any latent")
-        r[node] = (number if node == key else number / activation[node]) - 1
+        r[node], changed[node] = (number if node == key else number / activation[node]) - 1, True
     if constrained:
         return graph.weights @ r
-    changed, total = r != 0, np.zeros(len(graph))
-    for nodes, weights in reversed([*by_layer(graph)]):
-        total[nodes] = weights @ r
-        passing = nodes[(activation[nodes] != 0) & ~changed[nodes]]
-        r[passing] = total[passing] / activation[passing]
-    return total
+    held = np.full((len(graph), 2), np.nan)  # with the changes, and without
+    held[:, 0] = np.where(changed, 1 + r, np.nan)
+    z = run(graph, held)
+    return z[:, 0] - z[:, 1]
 
 
 def check(graph: Graph, model: Any, top: int = 20, *, constrained: bool = False) -> pd.DataFrame:

@@ -1,7 +1,6 @@
 """`Sources`: what each leaf of a frozen forward is the sum of, as nodes of a graph and the vectors they write."""
 
-from collections.abc import Sequence
-from itertools import pairwise
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -18,18 +17,21 @@ BIAS = 0  # the node of all biases
 
 
 class Parts(NamedTuple):
-    """The parts of one leaf, ordered by position: part i is `vectors[i]` at `pos[i]`, written by node `node[i]`."""
+    """The parts of one leaf: part i is `vectors[i]` at `pos[i]`, written by node `node[i]`."""
 
     node: Int[Tensor, " n"]
     pos: Int[Tensor, " n"]
     vectors: Float[Tensor, "n d"]
 
-    def add(self, out: Float[Tensor, "nodes b"], g: Float[Tensor, "b pos d"]) -> None:
-        """Add `<g at its position, vector>` of each part to its node's row."""
-        edges = torch.searchsorted(self.pos, torch.arange(g.shape[1] + 1, device=g.device)).tolist()
-        for p, (start, end) in enumerate(pairwise(edges)):
-            if start < end:
-                out.index_add_(0, self.node[start:end], self.vectors[start:end] @ g[:, p].T)
+    def by_position(self, length: int, spare: int) -> tuple[Int[Tensor, "pos n"], Float[Tensor, "pos n d"]]:
+        """(nodes, vectors) with as many places at each position, for one product; those to spare have node `spare`."""
+        order = torch.argsort(self.pos, stable=True)
+        counts = torch.bincount(self.pos, minlength=length)
+        place = torch.arange(len(order), device=order.device) - (counts.cumsum(0) - counts)[self.pos[order]]
+        nodes = torch.full((length, int(counts.max())), spare, device=order.device)
+        vectors = self.vectors.new_zeros(*nodes.shape, self.vectors.shape[1])
+        nodes[self.pos[order], place], vectors[self.pos[order], place] = self.node[order], self.vectors[order]
+        return nodes, vectors
 
 
 class Active(NamedTuple):
@@ -72,6 +74,7 @@ class Sources:
             raise ValueError("no latent is on anywhere in this prompt: are these the transcoders of this model?")
         self.rows, self.first, self.error = self._nodes()
         self.parts = {name: self._parts(name, leaf.detach()[0]) for name, leaf in frozen.leaves.items()}
+        self.dense = {name: part.by_position(len(frozen.coded), len(self)) for name, part in self.parts.items()}
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -124,7 +127,7 @@ class Sources:
             left.index_add_(0, part.pos, part.vectors, alpha=-1)
         nodes = [self.error[layer, p] if on else 1 for p, on in enumerate(coded.tolist())]  # 1: the node of BOS
         parts.append(Parts(torch.tensor(nodes, device=leaf.device), every, left))
-        return _by_position(parts)
+        return Parts(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
     def _written(self, i: int, columns: slice, leaf: Tensor) -> Parts:
         active = self.active[i]
@@ -147,16 +150,24 @@ class Sources:
         return pd.DataFrame([*self.rows, *targets], columns=list(COLUMNS))
 
 
-def _by_position(parts: Sequence[Parts]) -> Parts:
-    node, pos, vectors = (torch.cat(column) for column in zip(*parts, strict=True))
-    order = torch.argsort(pos, stable=True)
-    return Parts(node[order], pos[order], vectors[order])
-
-
-def contributions(sources: Sources, tap: str, pos: Tensor, seeds: Float[Tensor, "n tap"]) -> Float[Tensor, "n nodes"]:
+def contributions(
+    sources: Sources, tap: str, pos: Int[Tensor, " n"], seeds: Float[Tensor, "n tap"]
+) -> Float[Tensor, "n nodes"]:
     """What every node adds to `<seeds[i], tap at pos[i]>`; the model's own biases are added to the node of biases."""
-    out: Any = seeds.new_zeros(len(sources), len(seeds))
-    for name, g in sources.frozen.pull(tap, pos, seeds).items():
-        sources.parts[name].add(out, g)
+    return collected(sources, sources.frozen.pull(tap, pos, seeds), tap, pos, seeds)
+
+
+def collected(
+    sources: Sources,
+    gradients: Mapping[str, Float[Tensor, "n upto d"]],
+    tap: str,
+    pos: Int[Tensor, " n"],
+    seeds: Float[Tensor, "n tap"],
+) -> Float[Tensor, "n nodes"]:
+    """The same, from the gradients at the leaves."""
+    out = seeds.new_zeros(len(sources) + 1, len(seeds))
+    for name, g in gradients.items():
+        nodes, vectors = (t[: g.shape[1]] for t in sources.dense[name])
+        out.index_add_(0, nodes.flatten(), torch.bmm(vectors, g.permute(1, 2, 0)).flatten(0, 1))
     out[BIAS] += (seeds * sources.frozen.constants[tap][0, pos]).sum(1)
-    return out.T
+    return out[:-1].T

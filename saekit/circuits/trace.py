@@ -14,7 +14,7 @@ from ..attribute.targets import LOGITS, Target, prompt_tokens, token_id
 from ..corpus import pieces
 from ..hooks import model_record
 from .frozen import Frozen
-from .graph import Graph
+from .graph import Graph, shares
 from .influence import Block, flow
 from .sources import BIAS, Sources, contributions
 
@@ -109,18 +109,19 @@ class _Rows:
 
     def left(self) -> float:
         """The share of the influence that ends in latents without a row."""
-        self.through = flow((block for layer in reversed(self.blocks) for block in layer), self.start)
+        blocks = (Block(nodes, shares(rows)) for layer in reversed(self.blocks) for nodes, rows in layer)
+        self.through = flow(blocks, self.start)
         return float(self.through[self.waiting].sum() / self.start.sum())
 
     def until(self, bound: float, nodes: int | None) -> Iterator[tuple[int, Int[np.ndarray, " n"]]]:
-        """(bank, nodes) to make rows for. Influence is refreshed when the number of rows has doubled."""
+        """(bank, nodes) to make rows for. Influence is refreshed when the rows have doubled, at least a batch."""
         most = self.latents if nodes is None else min(nodes, self.latents)
         while self.left() > bound and (room := most - self.done) > 0:
             order = np.flatnonzero(self.waiting & (self.through > 0))
             order = order[np.argsort(-self.through[order], kind="stable")]
             beyond = self.through[order].sum() - np.cumsum(self.through[order])
             enough = 1 + int(np.searchsorted(-beyond, -bound * self.start.sum()))
-            chosen = np.sort(order[: min(enough, room, max(self.batch, self.done))])
+            chosen = np.sort(order[: min(room, max(self.batch, min(enough, self.done)))])
             for i, bank in enumerate(self.sources.frozen.banks):
                 mine = chosen[self.layer[chosen] == bank.site.layer]
                 for part in np.array_split(mine, -(-len(mine) // self.batch) or 1):

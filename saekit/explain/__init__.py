@@ -1,5 +1,9 @@
 """What a latent means: from what it responds to, and from what it does to the output."""
 
+from ..files import save_json as save_json
+from .details import feature_detail as feature_detail
+from .details import read_detail as read_detail
+from .details import save_details as save_details
 from .embedders import mean_embeddings as mean_embeddings
 from .embedders import tfidf as tfidf
 from .endpoint import endpoint as endpoint
@@ -11,9 +15,7 @@ from .explainers import by_contrast as by_contrast
 from .explainers import by_examples as by_examples
 from .explainers import by_output as by_output
 from .explanation import Explanation as Explanation
-from .export import feature_detail as feature_detail
 from .export import feature_json as feature_json
-from .export import save_json as save_json
 from .export import save_table as save_table
 from .export import upload_batch as upload_batch
 from .judges import Cached as Cached

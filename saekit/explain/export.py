@@ -35,7 +35,7 @@ def feature_json(latent: Latent, source: str, explanations: Iterable[Any] = ()) 
         raise ValueError(f"source={source!r}: give '{{layer}}-{{set}}', such as '2-res-saekit'")
     features = latent.features
     model, about = features.model.cfg.model_name, {"layer": source, "index": str(latent.index)}
-    logits, near = _logits(latent), latent.similar()
+    logits, near = logits_of(latent), latent.similar()
     row = features.coder.W_dec[latent.index].detach().float()
     heights, edges = np.histogram(logits if logits is not None else [], BARS)
     return {
@@ -47,7 +47,7 @@ def feature_json(latent: Latent, source: str, explanations: Iterable[Any] = ()) 
         "freq_hist_data_bar_values": ((np.arange(BARS) + 0.5) * latent.max / BARS).tolist(),
         "logits_hist_data_bar_heights": heights.tolist() if logits is not None else [],
         "logits_hist_data_bar_values": ((edges[:-1] + edges[1:]) / 2).tolist() if logits is not None else [],
-        **_logit_rows(latent, logits), **_alignment(row.numpy()),
+        **logit_tables(latent, logits), **_alignment(row.numpy()),
         **{f"correlated_{what}_{k}": [] for what in ("neurons", "features") for k in ("indices", "pearson", "l1")},
         "decoder_weights_dist": [],
         "activations": [_activation(e, group, about | {"modelId": model}) for group, e in _grouped(latent)],
@@ -55,33 +55,6 @@ def feature_json(latent: Latent, source: str, explanations: Iterable[Any] = ()) 
             {"modelId": model, **about, "description": Explanation.of(e).text, "typeName": None, "scores": []}
             for e in explanations
         ],
-    }  # fmt: skip
-
-
-def feature_detail(latent: Latent, transcoder: str = "") -> dict[str, Any]:
-    """A latent as the attribution-graph viewers of Neuronpedia and circuit-tracer read it, for `{index}.json` files.
-
-    Keys after circuit-tracer's frontend (2025): transcoder_id, index, examples_quantiles, top_logits, bottom_logits,
-    act_min, act_max, quantile_values, histogram, activation_frequency. Raises ValueError for a dead latent.
-    """
-    if latent.dead:
-        raise ValueError(f"latent {latent.index} is dead in this corpus: there is nothing to export")
-    logits = _logit_rows(latent, _logits(latent))
-    groups = [
-        {
-            "quantile_name": f"{group['title']}: {group['low']:.3g} to {group['high']:.3g}",
-            "examples": [
-                {"tokens": list(e.tokens), "tokens_acts_list": list(e.values), "train_token_ind": e.peak,
-                 "is_repeated_datapoint": False} for e in group["examples"]
-            ],
-        }
-        for group in examples(latent, 5)
-    ]  # fmt: skip
-    return {
-        "transcoder_id": transcoder, "index": latent.index, "examples_quantiles": groups,
-        "top_logits": logits["pos_str"], "bottom_logits": logits["neg_str"], "act_min": 0.0, "act_max": latent.max,
-        "quantile_values": [group["low"] for group in examples(latent, 1)] + [latent.max],
-        "histogram": latent.histogram(BARS).tolist(), "activation_frequency": latent.density,
     }  # fmt: skip
 
 
@@ -112,14 +85,6 @@ def upload_batch(
     return {"modelId": features.model.cfg.model_name, "source": source, "features": rows}
 
 
-def save_json(content: Any, path: str | os.PathLike) -> Path:
-    """Write JSON, whole or not at all. Raises ValueError for numbers that JSON has not, OSError for no room."""
-    text = json.dumps(content, ensure_ascii=True, allow_nan=False)
-    with replacing(path) as temporary:
-        temporary.write_text(text, "utf-8")
-    return Path(path)
-
-
 def save_table(features: Features, path: str | os.PathLike) -> Path:
     """Write `features.table` to a .parquet or .csv file, whole or not at all; in CSV, tokens are a JSON list.
 
@@ -136,7 +101,7 @@ def save_table(features: Features, path: str | os.PathLike) -> Path:
     return path
 
 
-def _logits(latent: Latent) -> np.ndarray | None:
+def logits_of(latent: Latent) -> np.ndarray | None:
     """Over the vocabulary; None where the coder writes to no residual stream."""
     model, coder = latent.features.model, latent.features.coder
     try:
@@ -145,7 +110,8 @@ def _logits(latent: Latent) -> np.ndarray | None:
         return None
 
 
-def _logit_rows(latent: Latent, logits: np.ndarray | None) -> dict[str, list]:
+def logit_tables(latent: Latent, logits: np.ndarray | None) -> dict[str, list]:
+    """The tokens that it promotes and suppresses most, with their logits; empty without."""
     if logits is None:
         return {"neg_str": [], "neg_values": [], "pos_str": [], "pos_values": []}
     order = np.argsort(logits, kind="stable")

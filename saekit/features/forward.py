@@ -1,5 +1,6 @@
 """The codes of a corpus, a few windows at a time."""
 
+import ctypes
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -14,6 +15,7 @@ from ..corpus import Corpus
 from ..hooks import capture, check_fit
 
 WINDOWS = 4  # per forward pass
+TRIM = 8  # passes after which freed memory is given back
 
 
 class Seen(NamedTuple):
@@ -50,6 +52,15 @@ def encoded(model: Any, coder: SparseCoder, corpus: Corpus, *, progress: bool = 
         seen = capture(model, part.tokens, *coder.site.reads)
         x = _finite(coder.site.inputs(seen)[torch.from_numpy(part.mask)], coder)
         yield Seen(start, part, x.cpu(), _on_cpu(coder.encode(x)))
+        if start // WINDOWS % TRIM == TRIM - 1:
+            trim()
+
+
+def trim() -> None:
+    """Make glibc give back what was freed. Arrays of ever other sizes leave holes, in which it would keep growing."""
+    give_back = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if give_back is not None:  # another C library
+        give_back(0)
 
 
 def _finite(x: Float[Tensor, "rows d_in"], coder: SparseCoder) -> Float[Tensor, "rows d_in"]:

@@ -21,7 +21,7 @@ from . import store, table
 from .again import reencoded
 from .auc import auc
 from .examples import Excerpts
-from .forward import check, encoded
+from .forward import check, encoded, trim
 from .latent import Latent
 from .notes import Notes
 from .scores import Meetings
@@ -77,6 +77,7 @@ class Features:
             tempfile.TemporaryFile(dir=file.parent).close()  # before the work, not after it
         if index is None:
             index = _passed(model, coder, corpus, Tally(corpus, coder.d_sae, top, sample, seed), progress)
+            trim()
             if index.n == corpus.n_tokens:
                 index = _written(index, file, about, required=path is not None)
         return Features(model, coder, corpus, index)

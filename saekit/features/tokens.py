@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float32, Float64, Int, Int32, Int64
 
 MOST = 1 << 21  # pairs of a latent and a token id that are kept
-WAITING = 1 << 19  # firings for which a sort is worth its while
+WAITING = 1 << 18  # firings for which a sort is worth its while
 
 
 class AtTokens(NamedTuple):
@@ -45,7 +45,7 @@ class Pairs:
         """Take firings into account."""
         self._new.append((latent * len(self.seen) + token, value))
         self._waiting += len(latent)
-        if self._waiting > max(WAITING, len(self._held[0]) // 2):
+        if self._waiting > WAITING:
             self._merge()
 
     def at_tokens(self) -> AtTokens:
@@ -57,16 +57,20 @@ class Pairs:
         return AtTokens(offsets, token, count.astype(np.int32), total, self.seen, self.missed)
 
     def _merge(self) -> None:
-        new = [np.concatenate([self._held[0][:0], *(key for key, _ in self._new)])]
-        value = np.concatenate([self._held[2][:0], *(value for _, value in self._new)])
-        key = np.concatenate([self._held[0], *new])
-        count = np.concatenate([self._held[1], np.ones(len(value), np.int64)])
+        if not self._waiting:
+            return
+        key, value = (np.concatenate(column) for column in zip(*self._new, strict=True))
+        self._new, self._waiting = [], 0
         order = np.argsort(key, kind="stable")
         first = np.flatnonzero(np.diff(key[order], prepend=-1))
-        sums = (np.concatenate([self._held[2], value]), count)
-        total, count = (np.add.reduceat(x[order], first) if len(first) else x for x in sums)
-        self._held, self._new, self._waiting = (key[order][first], count, total), [], 0
-        if len(first) > MOST:
+        total = np.add.reduceat(value[order], first, dtype=np.float64)
+        new = key[order][first], np.diff(first, append=len(key)), total
+        at = np.searchsorted(self._held[0], new[0])
+        known = np.isin(new[0], self._held[0], assume_unique=True)
+        for held, more in zip(self._held[1:], new[1:], strict=True):  # in place: what is held is large
+            held[at[known]] += more[known]
+        self._held = tuple(np.insert(h, at[~known], x[~known]) for h, x in zip(self._held, new, strict=True))
+        if len(self._held[0]) > MOST:
             self._forget()
 
     def _forget(self) -> None:

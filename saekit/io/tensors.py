@@ -56,7 +56,7 @@ def from_npz(path: Path) -> dict[str, Tensor]:
         raise ValueError(f"{str(path)!r} is not a plain npz file of numbers: {error}") from error
 
 
-def from_torch(path: Path) -> dict[str, Any]:
+def from_torch(path: Path, remedy: str = "Save the state_dict alone.") -> dict[str, Any]:
     """The dict that `torch.save` wrote, without running what is pickled in it.
 
     Raises ValueError when it is damaged, holds anything but tensors and plain data, or is no dict.
@@ -66,19 +66,25 @@ def from_torch(path: Path) -> dict[str, Any]:
     except pickle.UnpicklingError as error:
         raise ValueError(
             f"{str(path)!r} holds more than tensors and plain data, so reading it could run code; it was not read. "
-            f"Save the state_dict alone. ({str(error).splitlines()[0]})"
+            f"{remedy} ({_refused(error)})"
         ) from error
-    except (RuntimeError, EOFError, ValueError) as error:
+    except Exception as error:  # what PyTorch makes of a damaged pickle is anything, AssertionError for one
         raise ValueError(f"{str(path)!r} is not a whole PyTorch file ({error}); copy or download it again") from error
     if not isinstance(found, dict):
         raise ValueError(f"{str(path)!r} holds a {type(found).__name__}, expected a dict of tensors")
     return found
 
 
+def _refused(error: pickle.UnpicklingError) -> str:
+    """What PyTorch would not read, without its advice to read it all the same."""
+    told = re.search(r"GLOBAL (\S+)", str(error))
+    return f"it names {told[1]}" if told else str(error).splitlines()[0]
+
+
 def settings(path: Path) -> dict[str, Any]:
     """A JSON object from a file. Raises ValueError when there is none."""
     try:
-        found = json.loads(path.read_text())
+        found = json.loads(path.read_text("utf-8"))
     except FileNotFoundError as error:
         raise ValueError(
             f"{path.name!r} is missing in {str(path.parent)!r}: without it the weights say too little"

@@ -15,11 +15,11 @@ import torch
 
 from .. import io
 from ..hooks import hub_answers, load_model
-from . import glossary, machine, nb00, nb01, nb02, nb03, nb04, nb05, nb06, nb09, nb15
+from . import glossary, machine, nb00, nb01, nb02, nb03, nb04, nb05, nb06, nb09, nb10, nb15
 from .exercise import Exercise, Setting, judge
 from .progress import Progress
 
-LESSONS = (nb00, nb01, nb02, nb03, nb04, nb05, nb06, nb09, nb15)
+LESSONS = (nb00, nb01, nb02, nb03, nb04, nb05, nb06, nb09, nb10, nb15)
 CHAPTERS = {lesson.CHAPTER.number: lesson.CHAPTER for lesson in LESSONS}
 MEASURED = Path(__file__).parents[1] / "assets" / "measured.json"
 SOLUTION_AFTER = 2  # failed checks
@@ -48,15 +48,13 @@ def note(kind: str, title: str, body: str = "", code: str = "") -> Shown:
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Shown:
-    """A small table of text."""
+    """A small table of text, which breaks between words only: a number is not cut in two."""
     from ..viz import esc
 
+    style = "text-align: left; white-space: normal; overflow-wrap: break-word"
+
     def line(cells: Sequence[str], tag: str) -> str:
-        return (
-            "<tr>"
-            + "".join(f'<{tag} style="text-align: left; white-space: normal">{esc(c)}</{tag}>' for c in cells)
-            + "</tr>"
-        )
+        return "<tr>" + "".join(f'<{tag} style="{style}">{esc(c)}</{tag}>' for c in cells) + "</tr>"
 
     drawn = f"<thead>{line(head, 'th')}</thead><tbody>{''.join(line(row, 'td') for row in rows)}</tbody>"
     return Shown(f"<table>{drawn}</table>", "\n".join("  ".join(row) for row in rows))
@@ -244,10 +242,13 @@ class Lesson:
 
     def facts(self) -> dict[str, str]:
         """What the status line shows, in order."""
-        site = getattr(getattr(self.coder, "site", None), "name", None)
+        site = getattr(self.coder, "site", None)
+        reads = (
+            (site.name if len(site.reads) == 1 else f"{site.reads[0]} and {len(site.reads) - 1} more") if site else None
+        )
         return {
             "model": str(self.model.cfg.model_name) if self.model else "none, toys only",
-            "coder": f"{self.coder.d_sae:,} latents at {site}".replace(",", "\u202f") if self.coder else "none",
+            "coder": f"{self.coder.d_sae:,} latents at {reads}".replace(",", "\u202f") if self.coder else "none",
             "network": "online" if self.online else "offline",
             "threads": str(torch.get_num_threads()),
             "memory": machine.memory(),

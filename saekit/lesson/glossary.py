@@ -37,6 +37,8 @@ TERMS = {
     "circuit is complete.",
     "crosscoder": "A coder that reads several layers or models at once and writes all of them from one code. Its "
     "latents have a decoder direction for each.",
+    "cross-layer transcoder": "A transcoder whose latents read one layer and write to the MLPs' outputs of that layer "
+    "and all later ones. What several layers repeat then needs one latent.",
     "dead latent": "A latent that never fires on a whole text. It costs memory and explains nothing.",
     "decile": "A tenth of something sorted: of a latent's firings, the weakest tenth is the first decile. Each holds "
     "equally many.",
@@ -107,6 +109,7 @@ TERMS = {
     "raises most to the top. High where it does what its row says.",
     "PCA": "Principal component analysis: the few fixed directions along which activations vary most. An SAE chooses "
     "its directions anew at each token, so it should do better with as many.",
+    "pre-activation": "The value of a latent before its threshold, which decides whether it is on.",
     "precision": "Of the tokens where a latent is on, the share that have the label.",
     "recall": "Of the tokens that have the label, the share where the latent is on.",
     "reconstruction": "What the coder gives back for an activation: the sum of the decoder directions of the latents "
@@ -115,6 +118,8 @@ TERMS = {
     "one site only, one half means both alike.",
     "ReLU": "A nonlinearity that passes positive values and sets the others to zero. In an SAE a negative bias before "
     "it makes the threshold.",
+    "replacement score": "Of the influence in an attribution graph that ends in tokens, positions or errors, the share "
+    "that does not end in errors.",
     "residual stream": "The running sum that every layer of the model reads from and adds to. There is one vector at "
     "each token.",
     "SAE": "Sparse autoencoder: a small network that rewrites each activation as a sum of a few directions out of a "

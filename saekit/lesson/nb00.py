@@ -3,7 +3,11 @@
 from collections.abc import Iterator
 from typing import Any
 
+from ..circuits import Graph
 from ..hooks import capture
+from ..viz.circuit import finding
+from ..viz.html import Html, esc, piece
+from ..viz.web import web
 from .exercise import Chapter, Exercise, NotYet, Setting, Verdict, first_fault, not_a_function, tried
 
 TEXTS = ("x = 1", 'def greet(name):\n    return "Hello " + name\n', "")
@@ -63,6 +67,23 @@ def _click_verdict(answer: Any, _: Setting) -> Verdict:
 def _clicks(strip: Any) -> tuple[list[int], list[int]]:
     values = strip.compute()["values"]
     return list(strip.state["marked"]), [i for i, value in enumerate(values) if value > 0]
+
+
+# -- what the notebook shows
+
+
+def thumbnail(graph: Graph) -> Html:
+    """The picture of a `CircuitView` alone, as it starts, with the prompt behind its BOS."""
+    from ..widgets import CircuitView
+
+    data = CircuitView(graph).compute()
+    title, prompt = finding(data), "".join(map(piece, graph.tokens[1:]))
+    drawn = web(data | {"alt": f"{title}. Layers from below, tokens from left to right"})
+    return Html(
+        '<section class="sk" style="max-width:712px" aria-label="A circuit"><div class="sk-head"><div>'
+        f'<h3 class="sk-title">{esc(title)}</h3><p class="sk-sub">after <span class="sk-mono">{prompt}</span></p>'
+        f'</div></div><div class="sk-body"><div class="sk-scroll">{drawn}</div></div></section>'
+    )
 
 
 CHAPTER = Chapter(

@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..attribute import patterns
 from ..corpus import Corpus, pieces
 from ..hooks import capture
 from .exercise import Chapter, Exercise, Question, Setting, first_fault, not_a_function, tried
@@ -75,8 +76,8 @@ def left_on(model: Any) -> Iterator[str]:
     if n := hooked(model):
         model.reset_hooks()
         yield (
-            f"After your function {n} hook{'s are' if n > 1 else ' is'} still on the model, and would change all that "
-            "follows. They were taken off. Use run_with_hooks or a with-block, which clean up."
+            f"Your function leaves hooks on the model ({n}), which would change all that follows. They were taken off. "
+            "Use run_with_hooks or a with-block, which clean up."
         )
 
 
@@ -357,9 +358,22 @@ def rises(model: Any, tokens: Int[Tensor, "n pos"], without: Callable[..., Tenso
     return pd.DataFrame.from_dict(rows, orient="index", columns=["first", "second"]).rename_axis("head")
 
 
-def one_back(patterns: Float[Tensor, "layer head query key"]) -> Float[Tensor, "layer head"]:
+def patterns_without(model: Any, tokens: Int[Tensor, "n pos"], name: str) -> Float[Tensor, "layer head query key"]:
+    """The patterns of all heads while one of them, layer.head, is silent."""
+    layer, head = map(int, name.split("."))
+
+    def silence(z: Tensor, hook: Any) -> Tensor:
+        z = z.clone()
+        z[:, :, head] = 0
+        return z
+
+    with model.hooks(fwd_hooks=[(f"blocks.{layer}.attn.hook_z", silence)]):
+        return patterns(model, tokens)
+
+
+def one_back(looks: Float[Tensor, "layer head query key"]) -> Float[Tensor, "layer head"]:
     """The attention of a token to the one before it, on average."""
-    return patterns.diagonal(-1, -2, -1).mean(-1)
+    return looks.diagonal(-1, -2, -1).mean(-1)
 
 
 def accuracies(found: dict[str, dict[str, float]]) -> pd.DataFrame:

@@ -20,6 +20,7 @@ ABOUT = {
     "random": "Every firing is as likely to be shown as any other.",
     "weighted": "Drawn in proportion to the activation: strong firings more often, as in importance sampling.",
 }
+NAMED = 0.3  # F1 from which a label is a name
 
 
 def feature_card(data: Mapping[str, Any]) -> str:
@@ -296,7 +297,7 @@ def name_of(label: str) -> str:
 
 
 def in_short(row: Any) -> str:
-    """A latent in few words, from its row of the table: its best label if that is above chance, else a token."""
-    if row.label and row.f1 > row.always_fire:
+    """A latent in few words, from its row of the table: a label it follows well, above chance, else a token."""
+    if row.label and row.f1 > max(row.always_fire, NAMED):
         return name_of(row.label)
     return f"at {row.tokens[0].strip() or 'blanks'}" if row.tokens else ""

@@ -34,12 +34,13 @@ def show(html: str) -> Html:
     return Html(html)
 
 
-def page(title: str, html: str) -> str:
-    """One document that opens from disk with no network."""
+def page(title: str, html: str, script: str = "") -> str:
+    """One document that opens from disk with no network. `script` is ours, and runs when all is there."""
+    script = f'<script type="module">{script}</script>' if script else ""
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{esc(title)}</title>'
         '<meta name="viewport" content="width=device-width"><meta name="generator" content="saekit">'
-        f"<style>{style()}\n{_PAGE}</style></head>\n<body>{html}</body></html>\n"
+        f"<style>{style()}\n{_PAGE}</style>{script}</head>\n<body>{html}</body></html>\n"
     )
 
 
@@ -55,7 +56,7 @@ background: light-dark(#fff, #111) } body > .sk { margin-bottom: 16px }
 
 def esc(text: Any) -> str:
     """Any text as text: markup is escaped, and control characters, which could turn or break a line, are shown."""
-    return escape("".join(_visible(c) for c in str(text)), quote=True)
+    return escape("".join(map(_visible, str(text))), quote=True)
 
 
 def piece(token: str, *, spaces: bool = False, longest: int = 48) -> str:
@@ -82,6 +83,7 @@ def named(token: str) -> str:
     return word[:60] if word else "line break" if "\n" in token else "space" if token else "nothing"
 
 
+@cache
 def _visible(c: str) -> str:
     if c in "\n\t":
         return c

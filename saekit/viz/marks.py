@@ -38,6 +38,8 @@ def shape(kind: str, r: float, x: float = 0, y: float = 0) -> str:
         return f"M{x:.1f} {y + 1.15 * r:.1f}L{x + 1.1 * r:.1f} {y - 0.8 * r:.1f}H{x - 1.1 * r:.1f}Z"
     if kind == "hourglass":
         return f"M{x - r:.1f} {y - r:.1f}h{2 * r:.1f}l{-2 * r:.1f} {2 * r:.1f}h{2 * r:.1f}Z"
+    if kind == "hexagon":
+        return _round([1.15 * r] * 6, x, y)
     if kind == "pentagon":
         return _round([1.15 * r] * 5, x, y)
     if kind == "star":

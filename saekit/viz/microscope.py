@@ -10,7 +10,16 @@ from .notes import button, empty
 from .tokens import esc_raw
 
 SHOWN = {"a": "A", "b": "B", "difference": "A − B"}
-METRICS = {"activation": "activation"}
+METRICS = {
+    "activation": "activation",
+    "attribution": "activation × gradient, in logits of the target",
+    "ablation": "the target less the target without the latent there, in logits",
+}
+PASSES = {
+    "activation": "one pass of the model",
+    "attribution": "one pass forward, one back",
+    "ablation": "one pass for each cell, many at a time",
+}
 ROW, HEAD, LABELS, TOTALS, PAD = 24, 70, 196, 92, 44  # pixels
 SUMS, ERRORS = 72, 46  # below the rows
 ROOM = 598  # for the cells of a frame that is 1000 wide
@@ -35,7 +44,11 @@ def _head(data: Mapping[str, Any], most: float) -> str:
     else:
         first = f"latent {rows[0]['latent']}{_comma(rows[0]['name'])} has the largest sum" if rows else "none"
         title, marks = f"{count(data['active'])} latents are on; {first}", "latents of the largest sums first"
-    scale = ramp("0", fixed(most)) if most and data["show"] != "difference" else ""
+    if data["account"] and rows and data["show"] != "difference":
+        top = rows[0]
+        title = f"{data['targets'][data['target']]} is {signed(data['account']['target'])}; latent {top['latent']}{_comma(top['name'])} has the largest cells"
+        marks = "negative cells are hatched; latents of the largest attribution first"
+    scale = ramp("0", fixed(most)) if most and data["show"] != "difference" and not data["account"] else ""
     return (
         f'<div class="sk-head"><div><h3 class="sk-title">{esc(title)}</h3><p class="sk-sub"><span class="sk-mono">{esc(data["site"])}'
         f"</span> · {METRICS[data['metric']]} · {marks}</p></div>{scale}</div>"
@@ -75,6 +88,24 @@ def _bar(data: Mapping[str, Any]) -> str:
         show = (
             f'<div class="sk-field"><span class="sk-lab" id="pm-l-{i}">Show</span><span class="sk-seg" role="radiogroup" '
             f'aria-labelledby="pm-l-{i}">{radios}</span></div>'
+        )
+    values = "".join(
+        f'<label><input type="radio" name="pm-metric-{i}" value="{key}" data-act="metric"'
+        f"{' checked' if key == data['metric'] else ''}>{key.title()}</label>"
+        for key in METRICS
+    )
+    show += (
+        f'<div class="sk-field"><span class="sk-lab" id="pm-m-{i}">Cell value</span><span class="sk-seg" role="radiogroup" '
+        f'aria-labelledby="pm-m-{i}">{values}</span></div>'
+    )
+    if data["account"]:
+        options = "".join(
+            f'<option value="{n}"{" selected" if n == data["target"] else ""}>{esc(plain(label))}</option>'
+            for n, label in enumerate(data["targets"])
+        )
+        show += (
+            f'<div class="sk-field"><label for="pm-target-{i}">Target</label><select id="pm-target-{i}" '
+            f'data-act="target">{options}</select></div>'
         )
     rows = (
         f'<div class="sk-field" style="width:150px"><label for="pm-top-{i}">Latents shown <output>{data["top"]}</output></label>'
@@ -140,16 +171,16 @@ def _tokens(data: Mapping[str, Any], wide: float) -> str:
 def _cells(data: Mapping[str, Any], most: float, wide: float) -> Iterator[Cell]:
     for r, row in enumerate(data["rows"]):
         for c, value in enumerate(row["values"]):
-            if row["a"][c] > 0 or row["b"][c] > 0 if data["show"] == "difference" else value > 0:
+            if row["a"][c] or row["b"][c] if data["show"] == "difference" else value:
                 yield c * wide + 0.5, HEAD + ROW * r + 1, value, _mark(data, row, c, most)
 
 
 def _mark(data: Mapping[str, Any], row: Mapping[str, Any], c: int, most: float) -> str:
     """What is written in a cell: which text the latent is on in; else the value, where it is large."""
     if data["show"] == "difference":
-        return "●" if row["a"][c] > 0 and row["b"][c] > 0 else "▲" if row["a"][c] > 0 else "▼"
+        return "●" if row["a"][c] and row["b"][c] else "▲" if row["a"][c] else "▼"
     value = row["values"][c]
-    return fixed(value, 1 if value < 10 else 0) if value > 0.3 * most else ""
+    return fixed(value, 1 if abs(value) < 10 else 0) if abs(value) > 0.3 * most else ""
 
 
 def _cursor(data: Mapping[str, Any], wide: float) -> str:
@@ -173,9 +204,15 @@ def _sums(data: Mapping[str, Any], wide: float, top: int) -> str:
         box = f'x="{c * wide + 4:.1f}" width="{wide - 8:.1f}" y="{zero if value < 0 else zero - tall:.1f}" height="{tall:.1f}"'
         drawn += f"<rect {box} {kind}/>" + (f'<rect {box} fill="url(#pm-h-{data["id"]})"/>' if value < 0 else "")
     peak = max(range(len(sums)), key=lambda c: abs(sums[c]))
-    number = signed(sums[peak], 1) if data["show"] == "difference" else fixed(sums[peak], 1)
+    number = _total(data, sums[peak])
     y = zero - 24 if sums[peak] > 0 else zero + 32
     return drawn + f'<text class="v" x="{peak * wide + wide / 2:.1f}" y="{y}" text-anchor="middle">{number}</text>'
+
+
+def _total(data: Mapping[str, Any], value: float) -> str:
+    if data["account"]:
+        return signed(value)
+    return signed(value, 1) if data["show"] == "difference" else fixed(value, 1)
 
 
 def _errors(data: Mapping[str, Any], wide: float, top: int) -> str:
@@ -206,7 +243,7 @@ def _totals(data: Mapping[str, Any]) -> str:
         box = f'x="2" y="{y + 7}" width="{wide:.1f}" height="10" rx="1.5"'
         drawn += f'<rect {box} class="{"sk-fill-neg" if negative else "sk-fill-pos"}"/>'
         drawn += f'<rect {box} fill="url(#pm-h-{data["id"]})"/>' if negative else ""
-        number = signed(row["total"], 1) if data["show"] == "difference" else fixed(row["total"], 1)
+        number = _total(data, row["total"])
         drawn += f'<text class="v" x="{TOTALS}" y="{y + 16}" text-anchor="end">{number}</text>'
     bottom = HEAD + ROW * len(data["rows"]) + SUMS
     return (
@@ -227,11 +264,11 @@ def _below(data: Mapping[str, Any]) -> str:
 def _picked(data: Mapping[str, Any]) -> str:
     r, c = data["cell"]
     row, column = data["rows"][r], data["columns"][c]
-    facts = []
-    for side, name in (("a", "In A"), ("b", "In B")):
-        if data["contrast"] is not None or side == "a":
-            value = "no token" if column[side] is None else fixed(row[side][c]) if row[side][c] > 0 else "off"
-            facts.append((name if data["contrast"] is not None else "Activation", value))
+    facts = [] if data["account"] else _values(data, row, column, c)
+    if data["measures"]:
+        for metric in METRICS:
+            told = ["no token" if m is None else signed(m[metric]) if m else "" for m in data["measures"]]
+            facts.append((metric.title(), " · ".join(told if data["contrast"] is not None else told[:1])))
     if data["show"] == "difference":
         facts.append(("A − B", signed(row["values"][c])))
     facts += [("Row", f"{r + 1}<small> of {count(data['active'])}</small>")]
@@ -249,7 +286,46 @@ def _picked(data: Mapping[str, Any]) -> str:
     )
 
 
+def _values(
+    data: Mapping[str, Any], row: Mapping[str, Any], column: Mapping[str, Any], c: int
+) -> list[tuple[str, str]]:
+    """The activation in each text."""
+    facts = []
+    for side, name in (("a", "In A"), ("b", "In B")):
+        if data["contrast"] is not None or side == "a":
+            value = "no token" if column[side] is None else fixed(row[side][c]) if row[side][c] > 0 else "off"
+            facts.append((name if data["contrast"] is not None else "Activation", value))
+    return facts
+
+
+PARTS = {"shown": "latents shown", "others": "other latents", "error": "error", "bias": "bias"}
+
+
+def _adds_up(data: Mapping[str, Any]) -> str:
+    """What the target rests on, to first order: a bar whose parts add up to the whole."""
+    account, size = data["account"], sum(abs(data["account"][part]) for part in PARTS) or 1
+    bars = "".join(
+        f'<span class="pm-{part}{" sk-hatched" if account[part] < 0 else ""}" style="width:{100 * abs(account[part]) / size:.1f}%"></span>'
+        for part in PARTS
+    )
+    told = "".join(
+        f'<dt><i class="pm-{part}{" sk-hatched" if account[part] < 0 else ""}" aria-hidden="true"></i>{words}</dt><dd>{signed(account[part])}</dd>'
+        f"<dd>{percent(account[part] / account['total'], 1) if account['total'] else ''}</dd>"
+        for part, words in PARTS.items()
+    )
+    rest = account["total"] - sum(account[part] for part in PARTS)
+    return (
+        f'<div class="sk-panel"><h4>Gradient × activation at this site: {signed(account["total"])} logits</h4>'
+        f'<div class="pm-acc" role="img" aria-label="{", ".join(f"{words} {signed(account[p])}" for p, words in PARTS.items())}">{bars}</div>'
+        f'<dl class="pm-told">{told}<dt>sum</dt><dd>{signed(account["total"])}</dd><dd>100 %</dd></dl>'
+        f'<p class="sk-cap">Over all tokens but BOS; residual {rest:.0e}. Attribution is to first order: the model is not linear, so the sum need '
+        f"not be the target itself, {signed(account['target'])}. Hatched: lowers it.</p>{_same(data)}</div>"
+    )
+
+
 def _account(data: Mapping[str, Any]) -> str:
+    if data["account"]:
+        return _adds_up(data)
     rows, of = len(data["rows"]), "that differ" if data["show"] == "difference" else "that are on"
     errors = [e for column in data["columns"] for e in column["errors"] if e is not None]
     mean, sides = sum(errors) / len(errors), "; A filled, B outlined" if data["show"] == "difference" else ""
@@ -277,7 +353,7 @@ def _foot(data: Mapping[str, Any]) -> str:
     card = '<span class="live"><kbd>Enter</kbd> open the latent</span>' if data["named"] else ""
     return (
         f'<div class="sk-foot"><span class="live"><kbd>←</kbd> <kbd>→</kbd> <kbd>↑</kbd> <kbd>↓</kbd> cells</span>{card}{swap}'
-        f'<span class="sk-push">one pass of the model · {fixed(1000 * data["seconds"], 0)} ms</span></div>'
+        f'<span class="sk-push">{PASSES[data["metric"]]} · {fixed(1000 * data["seconds"], 0)} ms</span></div>'
     )
 
 
@@ -291,5 +367,5 @@ def _at(data: Mapping[str, Any], c: int) -> str:
 
 def _said(data: Mapping[str, Any], row: Mapping[str, Any], c: int) -> str:
     if data["show"] != "difference":
-        return fixed(row["values"][c]) if row["values"][c] > 0 else "off"
+        return (signed if data["account"] else fixed)(row["values"][c]) if row["values"][c] else "off"
     return f"{signed(row['values'][c])}, A {fixed(row['a'][c])}, B {fixed(row['b'][c])}"

@@ -3,6 +3,7 @@
 from .attention import AttentionView as AttentionView
 from .browser import FeatureBrowser as FeatureBrowser
 from .card import FeatureCard as FeatureCard
+from .circuit import CircuitView as CircuitView
 from .explorer import ActivationExplorer as ActivationExplorer
 from .geometry import ToyGeometry as ToyGeometry
 from .heads import HeadView as HeadView

@@ -8,12 +8,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float64, Int, Int64
+from jaxtyping import Float64, Int, Int64
 
+from ..attribute import Target
 from ..coder import SparseCoder
+from ..codes import Codes
 from ..viz.card import feature_card, in_short
 from ..viz.microscope import METRICS, SHOWN, prompt_microscope
 from .card import FeatureCard
+from .effects import Effects, choices, effects, without
 from .reading import Reading, end_of, first_token, read
 from .view import View
 
@@ -31,22 +34,29 @@ class PromptMicroscope(View):
     their best labels and opens a latent's card from a cell. Below each token: the column sum of what is shown, and the
     share of the site's activation that the coder leaves out, `|y - y_hat|^2 / |y - b|^2`.
 
-    State: text, contrast, show (a, b, difference), metric (activation), top (rows, 1 to 30), cell (row, column; None:
-    the largest), open (the card). Raises ValueError for texts that cannot be read, and for an index of another coder.
+    A cell can also be what the latent there does to the prediction after the text, in logits of a target: attribution,
+    activation times gradient (`Effects`), or ablation, the target less what it is without the latent there. target: a
+    `Target`; without it, and beside it, the likeliest next tokens are offered. Rows are then the latents of the
+    largest attribution, and an account adds them, the other latents, the error and the bias up to the whole.
+
+    State: text, contrast, show (a, b, difference), metric (activation, attribution, ablation), target (its place in
+    the list), top (rows, 1 to 30), cell (row, column; None: the largest), open (the card). Raises ValueError for texts
+    that cannot be read, a target of several tokens, and an index of another coder.
     """
 
     def __init__(
         self, model: Any, coder: SparseCoder, text: str, contrast: str | None = None, *, features: Any = None,
-        top: int = 12,
+        target: Target | None = None, metric: str = "activation", top: int = 12,
     ) -> None:  # fmt: skip
         self.model, self.coder, self.features, self._number = model, coder, features, next(_ids)
+        self.given = () if target is None else (target.on(model),)
         _check_index(features, coder)
         for each in (text, contrast):
             if each is not None:
                 read(model, coder, each)
         self.card = None if features is None else FeatureCard(features, 0, text=text)
         show = "a" if contrast is None else "difference"
-        state = {"text": text, "contrast": contrast, "show": show, "metric": "activation", "top": top}
+        state = {"text": text, "contrast": contrast, "show": show, "metric": metric, "target": 0, "top": top}
         self._state = state
         self.check()
         super().__init__(**state, cell=None, open=False)
@@ -60,29 +70,69 @@ class PromptMicroscope(View):
             raise ValueError(f"show={state['show']!r} needs a second text: give contrast=")
         if state["top"] not in range(1, MOST + 1):
             raise ValueError(f"top={state['top']!r}: give 1 to {MOST} rows")
+        if state["metric"] != "activation" and state["target"] not in range(n := len(self.targets())):
+            raise ValueError(f"target={state['target']!r}: give its place among the {n} targets, 0 to {n - 1}")
+
+    def targets(self) -> tuple[Target, ...]:
+        """What the prediction can be measured by: the target that was given, and those that the text suggests."""
+        return self.given + choices(self.model, self.coder, self._state["text"])
 
     def compute(self) -> dict[str, Any]:
         state = self._state
-        a, b = (None if t is None else read(self.model, self.coder, t) for t in (state["text"], state["contrast"]))
+        texts = [state["text"], state["contrast"]]
+        a, b = (None if t is None else read(self.model, self.coder, t) for t in texts)
         pairs = [(i, None) for i in range(len(a.tokens))] if b is None else aligned(a.ids, b.ids)
         side = {"a": 0, "b": 1, "difference": None}[state["show"]]
         same = 0 if side is not None else unchanged(a, b)
         pairs = pairs[same:] if side is None else [pair for pair in pairs if pair[side] is not None]
-        seen = [(a, 1.0, 0), (b, -1.0, 1)] if side is None else [((a, b)[side], 1.0, side)]
-        latents, strength = strongest([(r, sign, [p[n] for p in pairs]) for r, sign, n in seen], self.coder.d_sae)
+        sides = ((0, 1.0), (1, -1.0)) if side is None else ((side, 1.0),)
+        found = self._effects(texts) if state["metric"] != "activation" else [None, None]
+        codes = [r and (e or r).codes for r, e in zip((a, b), found, strict=True)]
+        seen = [(codes[n], sign, [p[n] for p in pairs]) for n, sign in sides]
+        latents, strength = strongest(seen, self.coder.d_sae)
         shown = latents[: state["top"]]
-        both = [None if r is None else placed(r, [p[n] for p in pairs], shown) for n, r in enumerate((a, b))]
+        account = _account(found, sides, shown) if state["metric"] != "activation" else None
+        if state["metric"] == "ablation":
+            codes = [t and self._without(t, shown) for t in texts]
+        both = [None if c is None else placed(c, [p[n] for p in pairs], shown) for n, c in enumerate(codes)]
         values = both[0] - both[1] if side is None else both[side]
         rows = zip(shown.tolist(), values, *_blank(both, values), strict=True)
+        cell = _cell(state["cell"], values)
         return {
             **state, "id": self._number, "site": self.coder.site.name, "most": MOST, "sides": _sides(a, b),
             "n": (len(a.tokens), b and len(b.tokens)), "room": self.model.cfg.n_ctx - len(first_token(self.model)),
             "columns": _columns(a, b, pairs), "rows": [self._row(*row) for row in rows], "active": len(latents),
             "sums": values.sum(0).tolist(), "share": float(strength[shown].sum() / max(strength.sum(), 1e-30)),
-            "most_error": _rounded_up(a, b), "skipped": same, "cell": _cell(state["cell"], values),
+            "most_error": _rounded_up(a, b), "skipped": same, "cell": cell,
             "named": self.features is not None,
-            "card": self.card.compute() if state["open"] else None, "seconds": max(r.seconds for r in (a, b) if r),
+            "card": self.card.compute() if state["open"] else None, "account": account,
+            "targets": [target.label for target in self.targets()] if account else [],
+            "measures": self._measures(texts, found, int(shown[cell[0]]), pairs[cell[1]]) if account and cell else [],
+            "seconds": sum(part.seconds for n, _ in sides for part in ((a, b)[n], found[n]) if part),
         }  # fmt: skip
+
+    def _effects(self, texts: Sequence[str | None]) -> list[Effects | None]:
+        target = self.targets()[self._state["target"]]
+        return [None if text is None else effects(self.model, self.coder, text, target) for text in texts]
+
+    def _without(self, text: str, latents: Int[np.ndarray, " rows"]) -> Codes:
+        target = self.targets()[self._state["target"]]
+        return without(self.model, self.coder, text, target, tuple(latents.tolist()))
+
+    def _measures(
+        self, texts: Sequence[str | None], found: Sequence[Effects | None], latent: int, pair: Pair
+    ) -> list[dict[str, float] | None]:
+        """For each text: activation, attribution and ablation of a latent at a token; None where it has no token."""
+        told: list[dict[str, float] | None] = []
+        for text, effect, place in zip(texts, found, pair, strict=True):
+            if text is None or place is None:
+                told.append(None)
+                continue
+            one = np.array([latent])
+            codes = read(self.model, self.coder, text).codes, effect.codes, self._without(text, one)
+            values = (float(placed(c, [place], one)[0, 0]) for c in codes)
+            told.append(dict(zip(METRICS, values, strict=True)))
+        return told
 
     def _row(self, latent: int, values: np.ndarray, a: np.ndarray, b: np.ndarray) -> dict[str, Any]:
         name = in_short(self.features.table.loc[latent]) if self.features is not None else ""
@@ -119,6 +169,8 @@ class PromptMicroscope(View):
             self.pick_cell(*self.compute()["cell"], open=not state["open"])
         elif name == "top":
             self.set_state(top=int(arg), cell=None)
+        elif name == "target":
+            self.set_state(target=int(arg), cell=None)
         else:
             self.set_state(**{name: arg}, cell=None)
 
@@ -193,19 +245,19 @@ def unchanged(a: Reading, b: Reading) -> int:
 
 
 def strongest(
-    seen: Sequence[tuple[Reading, float, Sequence[int | None]]], d_sae: int
+    seen: Sequence[tuple[Codes, float, Sequence[int | None]]], d_sae: int
 ) -> tuple[Int64[np.ndarray, " on"], Float64[np.ndarray, " d_sae"]]:
     """(latents, strongest first; the strength of every latent): the sum over columns of its |value|, where not 0.
 
-    A value is the sum over readings of sign times activation; each comes with the token that stands in each column.
+    A value is the sum over texts of sign times activation; each comes with the token that stands in each column.
     """
     keys, values = [], []
-    for reading, sign, places in seen:
-        column = np.full(len(reading.tokens), -1)
+    for codes, sign, places in seen:
+        column = np.full(len(codes), -1)
         column[[place for place in places if place is not None]] = [c for c, p in enumerate(places) if p is not None]
-        at = column[reading.codes.rows.numpy()]
-        keys.append((reading.codes.latents.numpy() * len(places) + at)[at >= 0])
-        values.append(sign * reading.codes.values.numpy().astype(np.float64)[at >= 0])
+        at = column[codes.rows.numpy()]
+        keys.append((codes.latents.numpy() * len(places) + at)[at >= 0])
+        values.append(sign * codes.values.numpy().astype(np.float64)[at >= 0])
     n = len(seen[0][2])
     cells, which = np.unique(np.concatenate(keys), return_inverse=True)
     sums = np.abs(np.bincount(which, np.concatenate(values), len(cells)))
@@ -215,14 +267,28 @@ def strongest(
 
 
 def placed(
-    reading: Reading, places: Sequence[int | None], latents: Int[np.ndarray, " rows"]
-) -> Float[np.ndarray, "rows columns"]:
-    """The activations of some latents at the token that stands in each column; 0 where none does."""
-    out = np.zeros((len(latents), len(places)), np.float64)
-    real = np.array([place is not None for place in places], bool)
-    for row, latent in enumerate(latents.tolist()):
-        out[row, real] = reading.values(latent)[[place for place in places if place is not None]]
-    return out
+    codes: Codes, places: Sequence[int | None], latents: Int[np.ndarray, " rows"]
+) -> Float64[np.ndarray, "rows columns"]:
+    """The values of some latents at the token that stands in each column; 0 where none does."""
+    row, dense = np.full(codes.d_sae, -1), np.zeros((len(latents), len(codes) + 1))  # the last column: no token
+    row[latents] = np.arange(len(latents))
+    at = row[codes.latents.numpy()]
+    dense[at[at >= 0], codes.rows.numpy()[at >= 0]] = codes.values.numpy()[at >= 0]
+    return dense[:, [-1 if place is None else place for place in places]]
+
+
+def _account(
+    found: Sequence[Effects | None], sides: Sequence[tuple[int, float]], shown: Int[np.ndarray, " rows"]
+) -> dict[str, float]:
+    """Attribution to the latents shown, to the others, to error and bias; they add up to `total`. And the target."""
+    parts = dict.fromkeys(("shown", "others", "error", "bias", "total", "target"), 0.0)
+    for n, sign in sides:
+        codes, mine = found[n].codes, torch.from_numpy(shown)
+        here = float(codes.values[torch.isin(codes.latents, mine)].double().sum())
+        told = {"shown": here, "others": float(codes.values.double().sum()) - here, "error": found[n].error,
+                "bias": found[n].bias, "total": found[n].total, "target": found[n].value}  # fmt: skip
+        parts = {name: parts[name] + sign * told[name] for name in parts}
+    return parts
 
 
 def _blank(both: list[np.ndarray | None], like: np.ndarray) -> list[np.ndarray]:

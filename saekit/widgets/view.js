@@ -3,13 +3,16 @@
 //                                  (a checkbox with data-arg sends x and whether it is checked)
 //   data-live                      a range input that sends while it is dragged
 //   data-names="a b c"             on a range input: what its output says at each step
-//   data-keys="ArrowLeft [ ]" data-on="name"   these keys, pressed inside, send name and the key
+//   data-shift="other"             with Shift held, a click or Enter sends this name instead
+//   data-keys="ArrowLeft [ ]" data-on="name"   these keys, pressed inside, send name and the key; pressed on something
+//                                  with a data-id, [key, id]
 //   data-hover="name"              pointing at a data-arg inside sends name and it; pointing elsewhere sends name and ""
 //   data-roving                    one Tab stop for all inside; without data-on, left and right arrows move it
 //   data-sight                     the cursor of a figure: a click gives it the focus, and it stays in sight as keys move it
 //   data-urgent                    on a button: without an answer, interrupt the kernel
 //   data-scope="card"              acts inside are sent as card/name
 //   data-point="x0 x1 y0 y1"       a click inside this SVG area sends its position in these coordinates
+//   data-web                       see web.js, which stands before this script
 const TEXT_WAIT = 350, DRAG_WAIT = 60, HOVER_WAIT = 40, STALE_AFTER = 150, URGENT_AFTER = 1500;
 
 // Make `old` look like `fresh` and keep the nodes that stay: focus, caret, scroll and what is folded out survive.
@@ -35,6 +38,8 @@ function value(node) {
   if (node.type === "checkbox") return node.dataset.arg ? [node.dataset.arg, node.checked] : node.checked;
   return node.type === "range" || node.type === "number" ? Number(node.value) : node.value;
 }
+
+const acts = (node, event) => (event.shiftKey && node.dataset.shift) || node.dataset.act;
 
 function scoped(node, act) {
   for (let box = node.closest("[data-scope]"); box; box = box.parentElement?.closest("[data-scope]")) act = `${box.dataset.scope}/${act}`;
@@ -77,7 +82,7 @@ export default {
       const page = document.createElement("template");
       page.innerHTML = model.get("html");
       const inside = root.contains(document.activeElement) ? document.activeElement : null;
-      const group = inside?.closest("[data-roving]"), seen = inside && "sight" in inside.dataset ? inside : null;
+      const group = inside?.closest("[data-roving]"), id = inside?.dataset.id, seen = inside && "sight" in inside.dataset ? inside : null;
       const old = root.firstElementChild, fresh = page.content.firstElementChild;
       if (old && fresh) { // a complaint stands above the picture, which stays the same node
         while (old.childElementCount > fresh.childElementCount) old.firstElementChild.remove();
@@ -85,11 +90,19 @@ export default {
         morph(old, fresh, held);
       } else root.replaceChildren(page.content);
       if (seen?.isConnected) seen.scrollIntoView({ block: "nearest", inline: "nearest" });
-      if (!group?.isConnected || !inside.isConnected || inside.tabIndex === 0) return;
+      marked();
+      if (!group?.isConnected) return;
       const stop = group.querySelector('[tabindex="0"]');
+      const same = id && (group.querySelector(`[data-id="${CSS.escape(id)}"]`) ?? stop);
+      if (same) { // the node that had the focus, wherever it is drawn now
+        rove(stop, same);
+        return same.focus({ preventScroll: true });
+      }
+      if (!inside.isConnected || inside.tabIndex === 0) return;
       group.dataset.on ? stop?.focus({ preventScroll: true }) : rove(stop, inside);
     };
     const settle = () => { clearTimeout(stale); clearTimeout(urgent); root.classList.remove("is-stale") };
+    const marked = webs(root);
     model.on("change:html", paint);
     model.on("change:served", settle);
     model.on("msg:custom", message => message?.download && save(message));
@@ -114,7 +127,9 @@ export default {
         return now(area, area.dataset.act, [x, y]);
       }
       const node = event.target.closest("[data-act]");
-      if (node && !/^(INPUT|SELECT|TEXTAREA)$/.test(node.nodeName) && !node.disabled) now(node, node.dataset.act, node.dataset.arg ?? "");
+      if (!node || /^(INPUT|SELECT|TEXTAREA)$/.test(node.nodeName) || node.disabled) return;
+      if (event.shiftKey && node.dataset.shift) node.focus({ preventScroll: true }); // Lab takes the focus of such a click
+      now(node, acts(node, event), node.dataset.arg ?? "");
     });
     root.addEventListener("input", event => {
       const node = event.target;
@@ -139,7 +154,7 @@ export default {
       for (let box = node.closest("[data-keys]"); box; box = box.parentElement?.closest("[data-keys]"))
         if (box.dataset.keys.split(" ").includes(event.key)) {
           if (presses && node.dataset.act) now(node, node.dataset.act, node.dataset.arg ?? ""); // this row, then its card
-          now(box, box.dataset.on, event.key);
+          now(box, box.dataset.on, node.dataset.id ? [event.key, node.dataset.id] : event.key);
           return event.preventDefault();
         }
       const stops = [...(node.closest("[data-roving]:not([data-on])")?.querySelectorAll("[tabindex]") ?? [])];
@@ -151,7 +166,7 @@ export default {
         return event.preventDefault();
       }
       if (presses && node.dataset.act) {
-        now(node, node.dataset.act, node.dataset.arg ?? "");
+        now(node, acts(node, event), node.dataset.arg ?? "");
         event.preventDefault();
       }
     });

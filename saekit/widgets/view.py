@@ -10,6 +10,7 @@ import traitlets
 
 from .. import viz
 from ..viz.html import CSS
+from ..viz.web import SCRIPT as WEB
 
 
 class View(anywidget.AnyWidget):
@@ -23,7 +24,7 @@ class View(anywidget.AnyWidget):
     chosen in one is shown in the other.
     """
 
-    _esm = Path(__file__).with_name("view.js")
+    _esm = WEB.read_text("utf-8") + Path(__file__).with_name("view.js").read_text("utf-8")
     _css = CSS
     html = traitlets.Unicode("").tag(sync=True)
     served = traitlets.Int(0).tag(sync=True)  # messages answered, so that the page knows when it is up to date

@@ -67,11 +67,15 @@ names = dict(zip(("tokens", "corrupt_tokens"), (model.to_str_tokens(ids[0]) for 
 patched = widgets.PatchingMap(sk.patching(model, *pair, gap), **names, **told)
 patched""",
     "hooks": "widgets.HookMap(model, code)",
+    "circuit": """transcoders = sk.load("tiny-python/mlp/transcoders")
+graph = sk.trace(model, transcoders, "def area(width, height):\\n    return width *")
+widgets.CircuitView(graph, model)""",
     "files": """from pathlib import Path
 shown = {"card": widgets.FeatureCard(features, latent), "browser": widgets.FeatureBrowser(features)}
 shown["strip"] = widgets.TokenStrip(model, coder, code, latent)
 shown["attention"], shown["patching"] = widgets.AttentionView(model, code), patched
 shown["heads"] = widgets.HeadView(model, coder, latent, code, why=True)
+shown["circuit"] = widgets.CircuitView(graph)
 shown["microscope"] = widgets.PromptMicroscope(model, coder, code, code.upper(), features=features)
 for name, widget in shown.items():
     Path(name + ".html").write_text(widget.to_html(), "utf-8")""",
@@ -94,6 +98,16 @@ widgets.AttentionView(model, rude, scores=[[0.0] * 8] * 4, scored=hostile[1])"""
     "hostile heads": "widgets.HeadView(model, coder, latent, rude, features=index, why=True)",
     "hostile patching": """values = [[0.0, 0.5, 1.0]]
 widgets.PatchingMap(values, hostile[:3], corrupt_tokens=hostile[3:], clean=1, corrupt=0, metric=hostile[0])""",
+    "hostile circuit": """from dataclasses import replace
+from itertools import cycle
+words = cycle(text[:200] for text in hostile)
+said = [next(words) if kind in ("token", "latent", "logit") else kind for kind in graph.nodes["kind"]]
+tokens = tuple(next(words) for _ in graph.tokens)
+circuit = widgets.CircuitView(replace(graph, nodes=graph.nodes.assign(label=said), tokens=tokens))
+circuit.act("suggest", "")
+circuit.act("pin", "g0")
+circuit.act("rename", hostile[0] + hostile[1])
+circuit""",
     "hostile quiz": "widgets.Quiz(hostile[0] + hostile[4], hostile, 0, hostile[1])",
     "plain": """from saekit import viz
 viz.show(widgets.FeatureBrowser(features).static(widgets.FeatureBrowser(features).compute()))""",

@@ -13,6 +13,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 import saekit as sk
 from saekit import explain, presets, viz, widgets
 from tests.browser import lab, page
+from tests.transcoders import per_layer
 
 TOKENS = [token for token in page.HOSTILE if "\x00" not in token] + ["\u2028", "{{7*7}}", "\x1b[31m"]
 TEXT = " ".join(f"a{token}b" for token in TOKENS)
@@ -66,11 +67,13 @@ def shown(model: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, wid
     scope.act("at", [1.0, 1.0])
     game = widgets.JudgeGame(index, explanation=explain.Explanation(TEXT + " `a`"), judges=[_failing])
     game.act("answer", "")
+    circuit = widgets.CircuitView(sk.trace(model, per_layer(model), "".join(TOKENS)))
+    circuit.set_state(groups=({"name": TEXT, "nodes": _two(circuit)},), pin="g0")
     return {
         "strip": widgets.TokenStrip(model, run.coder, TEXT, latent), "card": card, "tried": tried, "output": output,
         "guess": widgets.TokenStrip(model, run.coder, TEXT, latent, guess=True), "browser": browser,
         "steer": widgets.SteerSlider(model, run.coder, latent, TEXT, maximum=9.0, strength=8.0),
-        "microscope": scope, "game": game, **tabs,
+        "microscope": scope, "game": game, "circuit": circuit, **tabs,
         "attention": widgets.AttentionView(model, TEXT, scored=TOKENS[0]),
         "heads": widgets.HeadView(model, run.coder, latent, TEXT, features=index),
         "patching": widgets.PatchingMap([[0.0] * len(TOKENS)], TOKENS, clean=1, corrupt=0, metric=TOKENS[0]),
@@ -81,7 +84,11 @@ def _failing(prompt: str) -> str:
     raise explain.JudgeError("".join(TOKENS))
 
 
-NAMES = ("strip", "guess", "steer", "browser", "microscope", "game", "attention", "heads", "patching")
+def _two(circuit: widgets.CircuitView) -> tuple[int, ...]:
+    return tuple(node["id"] for node in circuit.compute()["nodes"] if node["kind"] == "latent")[:2]
+
+
+NAMES = ("strip", "guess", "steer", "browser", "microscope", "game", "attention", "heads", "patching", "circuit")
 NAMES += ("card", "tried", "output", "labels", "neighbours", "tokens")
 
 

@@ -840,7 +840,19 @@ def test_hostile_words_that_are_typed(widget):
 
 
 def test_one_tab_stop_for_all_that_belongs_together(widget, notebook: lab.Notebook):
-    for name in ("strip", "guess", "card", "browser", "hostile browser", "attention", "heads", "patching", "hooks"):
+    names = (
+        "strip",
+        "guess",
+        "card",
+        "browser",
+        "hostile browser",
+        "attention",
+        "heads",
+        "patching",
+        "hooks",
+        "circuit",
+    )
+    for name in names:
         groups = widget(name).locator("[data-roving]")
         stops = [group.locator('[tabindex="0"]').count() for group in groups.all() if group.is_visible()]
         assert stops == [1] * len(stops)
@@ -882,7 +894,7 @@ STYLES = """root => [...root.querySelectorAll('.sk *')].filter(node => node.node
 })"""
 
 
-@pytest.mark.parametrize("name", ["status", "strip", "card", "browser", "steer", "quiz", "plain"])
+@pytest.mark.parametrize("name", ["status", "strip", "card", "browser", "steer", "quiz", "circuit", "plain"])
 def test_labs_own_styles_do_not_reach_in(browser: Browser, widget, notebook: lab.Notebook, name: str):
     shown = notebook.cell(list(page.WIDGETS).index(name)).locator(".jp-OutputArea-output:has(.sk)").last
     width = round(shown.locator(".sk").first.bounding_box()["width"])
@@ -949,7 +961,20 @@ LEGIBLE = """() => {
 
 def test_controls_are_large_enough_to_hit(widget):
     small = []
-    for name in ("strip", "card", "browser", "steer", "quiz", "geometry", "microscope", "game", "attention", "heads"):
+    names = (
+        "strip",
+        "card",
+        "browser",
+        "steer",
+        "quiz",
+        "geometry",
+        "microscope",
+        "game",
+        "attention",
+        "heads",
+        "circuit",
+    )
+    for name in names:
         shown = widget(name).locator(":is(.sk-btn, .sk-sort, [role=tab], select, input, .qz label, .sk-check):visible")
         boxes = [(control.bounding_box(), control) for control in shown.all()]
         small += [
@@ -969,7 +994,7 @@ def test_nothing_is_cut_or_wider_than_its_frame(widget, notebook: lab.Notebook, 
         assert widget(name).evaluate(page.WIDER) == []
         assert widget(name).evaluate(SCROLLED) == []
     card = widget("card")
-    for name in ("microscope", "alone microscope", "game", "attention", "heads", "patching", "hooks"):  # figures scroll
+    for name in ("microscope", "alone microscope", "game", "attention", "heads", "patching", "hooks", "circuit"):
         assert widget(name).evaluate(page.WIDER) == []
     for i in range(6):
         card.get_by_role("tab").nth(i).click()
@@ -983,7 +1008,9 @@ def test_nothing_is_cut_or_wider_than_its_frame(widget, notebook: lab.Notebook, 
     notebook.page.set_viewport_size({"width": 1000, "height": 900})
 
 
-@pytest.mark.parametrize("name", ["card", "browser", "strip", "microscope", "attention", "patching", "heads"])
+@pytest.mark.parametrize(
+    "name", ["card", "browser", "strip", "microscope", "attention", "patching", "heads", "circuit"]
+)
 def test_a_file_needs_no_network(browser: Browser, widget, home: Path, name: str):
     path = home / "notebooks" / f"{name}.html"
     assert path.stat().st_size < 300_000
@@ -996,7 +1023,7 @@ def test_a_file_needs_no_network(browser: Browser, widget, home: Path, name: str
     assert asked == [path.as_uri()]
     box = shown.locator(".sk").first.bounding_box()
     assert min(box["width"], box["height"]) > 300
-    assert shown.locator(".sk-tok, .fb tbody tr, .pm-heat text").count() > 10
+    assert shown.locator(".sk-tok, .fb tbody tr, .pm-heat text, .nd").count() > 10
     expect(shown.locator(":is(.sk-bar, .sk-act, .live, .sk-head .sk-btn):visible")).to_have_count(0)
     assert all(text.strip() for text in shown.locator("tbody th").all_inner_texts())
     assert shown.evaluate("document.documentElement.scrollWidth <= innerWidth")
@@ -1019,6 +1046,130 @@ def test_a_geometry_follows_its_sliders(widget):
     geometry.get_by_role("button", name="Start over").click()
     expect(geometry.locator(".sk-foot")).to_contain_text("seed 1")
     expect(geometry.get_by_label("SAE on Wx")).to_be_checked()
+
+
+# -- a circuit
+
+
+def ids(nodes: Locator) -> list[str]:
+    return [node.get_attribute("data-id") for node in nodes.all()]
+
+
+def test_a_node_under_the_pointer_shows_its_edges(widget):
+    circuit = widget("circuit")
+    near, target = circuit.locator(".cv-web path.e.is-near"), circuit.locator(".nd.logit.is-on")
+    at_rest = near.count()
+    assert at_rest == circuit.locator(f'path.e[data-of~="{target.get_attribute("data-id")}"]').count() > 0
+    picture = circuit.locator(".cv-web").inner_html()
+    for node in circuit.locator(".nd.latent").all()[:4]:
+        node.locator(".body").hover()
+        own = circuit.locator(f'path.e[data-of~="{node.get_attribute("data-id")}"]').count()
+        expect(near).to_have_count(own)
+        expect(node).to_have_class(re.compile("is-near"))
+    circuit.locator(".sk-title").hover()
+    expect(near).to_have_count(at_rest)
+    assert circuit.locator(".cv-web").inner_html() == picture  # nothing was asked of the kernel
+
+
+def test_a_node_is_pinned_by_mouse_and_reached_by_keys(widget):
+    circuit = widget("circuit")
+    side, focused = circuit.locator(".cv-side"), circuit.locator(".nd:focus")
+    target = circuit.locator(".nd.logit.is-on")
+    target.locator(".body").click()
+    up, down, *_ = target.get_attribute("data-to").split()
+    assert up == "-"
+    circuit.page.keyboard.press("ArrowDown")
+    expect(focused).to_have_attribute("data-id", down)
+    expect(circuit.locator(".cv-web path.e.is-near")).to_have_count(
+        circuit.locator(f'path.e[data-of~="{down}"]').count()
+    )
+    latent = next(n for n in circuit.locator(".nd.latent").all() if n.get_attribute("data-to").split()[0] != "-")
+    up = latent.get_attribute("data-to").split()[0]
+    latent.locator(".body").click()
+    expect(latent).to_have_class(re.compile("is-on"))
+    circuit.page.keyboard.press("ArrowUp")
+    circuit.page.keyboard.press("Enter")
+    node = circuit.locator(f'.nd[data-id="{up}"]')
+    expect(node).to_have_class(re.compile("is-on"))
+    expect(node).to_be_focused()
+    expect(side.locator(".wf .sk-num.tot")).to_have_text("100.0")
+    assert circuit.locator('.cv-web [tabindex="0"]').count() == 1
+    parts = numbers(side.locator(".wf .sk-num:not(.tot)").all_inner_texts())
+    assert sum(parts) == pytest.approx(100, abs=0.06 * len(parts))
+    for key, way in (("ArrowLeft", 2), ("ArrowRight", 3)):
+        ways = focused.get_attribute("data-to").split()
+        if ways[way] != "-":
+            circuit.page.keyboard.press(key)
+            expect(focused).to_have_attribute("data-id", ways[way])
+    circuit.page.keyboard.press("Escape")
+    expect(circuit.locator(".nd.logit.is-on")).to_have_count(1)
+
+
+def test_sliders_prune_and_undo_brings_back(widget):
+    circuit = widget("circuit")
+    title, nodes = circuit.locator(".sk-title"), circuit.locator(".nd.latent")
+    before, many = title.inner_text(), nodes.count()
+    slider, undo = circuit.locator('[data-act="node"]'), circuit.get_by_role("button", name="Undo")
+    value = slider.input_value()
+    for _ in range(12):
+        slider.press("ArrowLeft")
+    expect(title).not_to_have_text(before)
+    expect(slider).to_have_value(str(int(value) - 12))
+    circuit.page.wait_for_function(
+        "([n, many]) => n.querySelectorAll('.nd.latent').length < many", arg=[circuit.element_handle(), many]
+    )
+    slider.press("Home")
+    circuit.locator('[data-act="edge"]').press("Home")
+    expect(circuit.locator(".sk-empty")).to_contain_text("No path from the input to the logits is left")
+    circuit.get_by_role("button", name="Back to 80 % of both").click()
+    expect(circuit.locator(".cv-web")).to_be_visible()
+    for _ in range(3):  # the way back, one slider, the other
+        undo.click()
+    expect(undo).to_be_disabled()
+    expect(title).to_have_text(before)
+    expect(slider).to_have_value(value)
+    assert nodes.count() == many
+
+
+def test_latents_are_grouped_changed_and_taken_apart(widget):
+    circuit = widget("circuit")
+    latents, side = circuit.locator(".nd.latent"), circuit.locator(".cv-side")
+    first, second = ids(latents)[:2]
+    for i in (first, second):
+        circuit.locator(f'.nd[data-id="{i}"] .body').click(modifiers=["Shift"])
+        expect(circuit.locator(f'.nd[data-id="{i}"]')).to_have_class(re.compile("is-picked"))
+    circuit.page.keyboard.press("g")
+    group = circuit.locator(".nd.group")
+    expect(group).to_have_class(re.compile("is-on"))
+    expect(group.locator("text").first).to_have_text("2")
+    expect(circuit.locator(f'.nd[data-id="{first}"]')).to_have_count(0)
+    side.get_by_label("Name of the group").fill("two of them")
+    expect(group.locator("text.in")).to_have_text("two of them")
+    expect(side.get_by_label("Name of the group")).to_be_focused()
+    read = circuit.locator(".cv-ro")
+    side.get_by_role("button", name="× 0").click()
+    expect(read).to_contain_text("With “two of them” × 0: before → after")
+    expect(read).to_contain_text("run by the model")
+    expect(group.locator("text.by")).to_have_text("×0")
+    read.get_by_role("button", name="Change nothing").click()
+    expect(group.locator("text.by")).to_have_count(0)
+    group.locator(".body").click()
+    circuit.page.keyboard.press("u")
+    expect(group).to_have_count(0)
+    node = circuit.locator(f'.nd[data-id="{first}"]')
+    expect(node).to_be_visible()
+    node.locator(".body").click()
+    circuit.page.keyboard.press("Delete")
+    expect(node).to_have_count(0)
+    assert circuit.locator(".nd:focus").count() == 1
+    circuit.page.keyboard.press("z")
+    expect(node).to_have_count(1)
+
+
+def test_the_kept_latents_are_run_alone(widget):
+    read = widget("circuit").locator(".cv-ro")
+    read.get_by_role("button", name="Run the model").click()
+    expect(read).to_contain_text("run by the model, errors kept")
 
 
 # -- training

@@ -276,6 +276,17 @@ def test_the_best_induction_head_is_needed(model):
     assert abs(after[0] - before[0]) < 0.5 * (after[1] - before[1])
 
 
+def test_the_best_induction_head_needs_the_one_that_looks_back(model):
+    """Without the head that looks at the token before, the induction score falls to less than half."""
+    tokens = nb02.repeated(model, n=8)
+    looks = patterns(model, tokens)
+    scores, back = nb02.induction_scores(looks, 32), nb02.one_back(looks)
+    name = "{}.{}".format(*divmod(int(back.argmax()), model.cfg.n_heads))
+    without = nb02.induction_scores(nb02.patterns_without(model, tokens, name), 32)
+    assert back.max() > 0.7 and scores.max() > 0.4
+    assert without.flatten()[scores.argmax()] < 0.5 * scores.max()
+
+
 def test_losses_are_the_models_own(model):
     tokens = nb02.repeated(model, 8, 2)
     first, second = nb02.losses(model(tokens), tokens)
