@@ -10,6 +10,7 @@ from saekit import explain
 from saekit.corpus import pieces
 from saekit.explain.enrichment import _kind as kind
 from saekit.explain.lens import ends, layers_after, lens
+from saekit.explain.output import mean_log_probs
 from tests.test_features import SITE, collect, made
 
 LAST = sk.Site("blocks.2.hook_resid_post")
@@ -121,6 +122,20 @@ def test_widths_and_numbers_are_checked(model, coder, tiny_corpus):
 
 
 # -- by measurement
+
+
+def test_token_change_at_the_last_layer_is_vocab_proj_where_the_norm_is_held(model):
+    """Up to the scale of the norm and what is the same for all tokens, which the z-scores leave away."""
+    coder, ids, held = made(), torch.arange(1, 17).view(2, 8), {}
+    coder.site = LAST
+    LAST.check(model)  # a pass of its own, on other tokens
+    with model.hooks([("ln_final.hook_scale", lambda x, hook: held.setdefault("scale", x))]):
+        change = -mean_log_probs(model, ids)
+        change += mean_log_probs(model, ids, coder, 3 * coder.W_dec[[5]])[0]
+    z = ((change - change.mean()) / change.std()).numpy()
+    table = explain.vocab_proj(model, coder, 5, n=4)
+    np.testing.assert_allclose(table.z, z[table.id.tolist()], atol=2e-3)
+    assert np.argmax(z) == table.id[0]
 
 
 def test_token_change_in_units_of_the_maximum(model, coder, tiny_corpus):
