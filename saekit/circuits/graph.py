@@ -87,7 +87,7 @@ class Graph:
         """`shares` by layer, from the last to the first: what influence flows through."""
         from .influence import by_layer
 
-        return (*by_layer(self, self.shares),)
+        return tuple(block.compact() for block in by_layer(self, self.shares))
 
     def row(self, node: int) -> pd.DataFrame:
         """What makes a node: a line for each source, the strongest first, and for `rest` if any; they sum to its total.

@@ -13,11 +13,23 @@ from .graph import Graph
 INPUTS = ("bias", "bos", "token", "position")
 
 
+FULL = 1 / 3  # edges per pair of nodes above which a matrix is faster than a list of edges
+
+
 class Block(NamedTuple):
     """The rows of some nodes of one layer, as far as their last column."""
 
     nodes: Int[np.ndarray, " rows"]
-    weights: csr_array
+    weights: csr_array | Float64[np.ndarray, "rows columns"]
+
+    def compact(self) -> "Block":
+        """The same as a matrix, where there are edges between most of the pairs."""
+        rows = self.weights
+        size, width = rows.shape[0], int(rows.indices.max(initial=-1)) + 1
+        if rows.nnz <= FULL * size * width:
+            return self
+        narrow = csr_array((rows.data, rows.indices, rows.indptr), (size, width), copy=False)
+        return Block(self.nodes, narrow.toarray())
 
 
 def flow(blocks: Iterable[Block], start: Float64[np.ndarray, " nodes"]) -> Float64[np.ndarray, " nodes"]:
