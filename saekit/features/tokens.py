@@ -61,12 +61,12 @@ class Pairs:
             return
         key, value = (np.concatenate(column) for column in zip(*self._new, strict=True))
         self._new, self._waiting = [], 0
-        order = np.argsort(key, kind="stable")
+        order = np.argsort(key)
         first = np.flatnonzero(np.diff(key[order], prepend=-1))
         total = np.add.reduceat(value[order], first, dtype=np.float64)
         new = key[order][first], np.diff(first, append=len(key)), total
         at = np.searchsorted(self._held[0], new[0])
-        known = np.isin(new[0], self._held[0], assume_unique=True)
+        known = np.append(self._held[0], -1)[at] == new[0]
         for held, more in zip(self._held[1:], new[1:], strict=True):  # in place: what is held is large
             held[at[known]] += more[known]
         self._held = tuple(np.insert(h, at[~known], x[~known]) for h, x in zip(self._held, new, strict=True))
