@@ -223,7 +223,7 @@ def agreement(found: Mapping[str, Any]) -> pd.DataFrame:
     return pd.DataFrame(
         {name: {"one gradient": row["atp"]["pearson"], "integrated": row["ig"]["pearson"], "nodes": row["ig"]["n"]}
          for name, row in rows.items()}
-    ).T.round(3)  # fmt: skip
+    ).T.round(3).astype({"nodes": int})  # fmt: skip
 
 
 def roles(model: Any, pairs: Pairs, names: Sequence[str]) -> dict[str, str]:

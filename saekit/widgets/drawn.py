@@ -116,7 +116,9 @@ def target(wiring: Wiring, logit: int) -> str:
 
 
 def prompt(wiring: Wiring) -> list[str]:
-    """The last tokens of the prompt, as many as fit on a line or two."""
+    """The last tokens of the prompt, as many as fit on a line or two; or the names of its places."""
+    if {*wiring.graph.ids} == {-1}:
+        return [", ".join(wiring.graph.tokens)]
     tokens, room = [], PROMPT
     for token in reversed(wiring.graph.tokens[int("bos" in wiring.kind) :]):
         if (room := room - len(token)) < 0:
