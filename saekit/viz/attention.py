@@ -6,7 +6,7 @@ from typing import Any
 from .heat import Cell, cells, cut, over, plain
 from .html import count, esc, fixed, named, percent, piece
 from .marks import bar, ramp, step
-from .tokens import lines_of
+from .tokens import numbered
 
 THUMB, LARGE = 36, 310  # pixels
 LEVELS = ((0.1, 3), (0.3, 5), (0.6, 7))  # of a small picture: attention from here on, step of the ramp
@@ -218,13 +218,7 @@ def _source(token: str, place: str, why: str, value: float) -> str:
 
 
 def _text(data: Mapping[str, Any]) -> str:
-    lines, indent = "", ""
-    for number, line in enumerate(lines_of(data["tokens"]), 1):
-        body = esc(indent) + "".join(_token(data, i, shown) for i, shown, _ in line)
-        indent = line[-1][2] if line else ""
-        lines += (
-            f'<div class="sk-line"><span class="sk-lno" aria-hidden="true">{number}</span><span>{body}</span></div>'
-        )
+    lines = numbered(data["tokens"], lambda i, shown: _token(data, i, shown))
     alt = "The text, one button per token; colour shows where the chosen one looks. Arrows move between tokens."
     return (
         f'<div class="sk-code av-text" role="group" aria-label="{alt}" data-roving data-hover="over" '

@@ -7,7 +7,7 @@ from .attention import head_name
 from .html import count, esc, fixed, named, percent, piece, signed
 from .marks import bar
 from .notes import button
-from .tokens import lines_of
+from .tokens import numbered
 
 KEYS = "ArrowUp ArrowDown"
 
@@ -170,17 +170,14 @@ def _pairs(data: Mapping[str, Any]) -> str:
 
 
 def _text(data: Mapping[str, Any]) -> str:
-    lines, indent = "", ""
-    for number, line in enumerate(lines_of(data["tokens"]), 1):
-        body = esc(indent) + "".join(
-            f'<button type="button" class="sk-tok{" is-on" if i == data["pos"] else ""}" data-act="pos" data-arg="{i}" tabindex="{0 if i == data["pos"] else -1}" '
+    def token(i: int, shown: str) -> str:
+        here = i == data["pos"]
+        return (
+            f'<button type="button" class="sk-tok{" is-on" if here else ""}" data-act="pos" data-arg="{i}" tabindex="{0 if here else -1}" '
             f'aria-label="{esc(named(data["tokens"][i]))}, token {i + 1}">{piece(shown)}</button>'
-            for i, shown, _ in line
         )
-        indent = line[-1][2] if line else ""
-        lines += (
-            f'<div class="sk-line"><span class="sk-lno" aria-hidden="true">{number}</span><span>{body}</span></div>'
-        )
+
+    lines = numbered(data["tokens"], token)
     alt = "The text, one button per token. Arrows move between tokens."
     return f'<div class="sk-code av-text" role="group" aria-label="{alt}" data-roving data-keys="ArrowLeft ArrowRight Home End" data-on="go">{lines}</div>'
 

@@ -1,6 +1,6 @@
 """A text as code lines with one button per token: a latent's activation over it, its true labels under it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from .html import count, esc, fixed, named, percent, piece
@@ -124,6 +124,18 @@ def lines_of(tokens: Sequence[str]) -> list[list[tuple[int, str, str]]]:
         if cut:
             lines.append([])
     return lines if lines[-1] or len(lines) == 1 else lines[:-1]
+
+
+def numbered(tokens: Sequence[str], draw: Callable[[int, str], str]) -> str:
+    """The lines of a text with their numbers; draw(i, what token i has on its line) gives its HTML."""
+    drawn, indent = "", ""
+    for number, line in enumerate(lines_of(tokens), 1):
+        body = esc(indent) + "".join(draw(i, shown) for i, shown, _ in line)
+        indent = line[-1][2] if line else ""
+        drawn += (
+            f'<div class="sk-line"><span class="sk-lno" aria-hidden="true">{number}</span><span>{body}</span></div>'
+        )
+    return drawn
 
 
 def code(data: Mapping[str, Any]) -> str:
